@@ -1,0 +1,44 @@
+"""DSRL and D4RL HDF5 files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py  # type: ignore[import-untyped]
+
+from ..columns import Column, Reading, read_columns
+from ..findings import Findings
+from ..schema import REQUIRED
+
+COST_KEYS = ("costs", "infos/cost", "infos/costs")
+LARGEST_COMPRESSION = 1100
+"""Deflate cannot shrink data further than about 1032 times: a file that claims more is damaged."""
+
+
+def read_hdf5(path: Path) -> Reading:
+    """Reads a file of DSRL's keys; costs may lie in `infos/cost` or `infos/costs`, as in D4RL-style files.
+
+    Never raises for a bad file: what is wrong is in the reading's problems.
+    """
+    found = Findings()
+    try:
+        with h5py.File(path, "r") as file:
+            columns: dict[str, Column] = {}
+            for name in (*REQUIRED, "next_observations"):
+                keys = COST_KEYS if name == "costs" else (name,)
+                node = next((file[key] for key in keys if key in file), None)
+                if node is None:
+                    continue
+                if not isinstance(node, h5py.Dataset):
+                    found.add("error", name, "is a group, not an array")
+                elif node.size is not None and node.nbytes > LARGEST_COMPRESSION * path.stat().st_size:
+                    found.add("error", name, f"claims shape {node.shape}, more than this file can hold")
+                else:
+                    columns[name] = node
+            if found.has_errors:
+                return Reading(None, found.problems())
+            return read_columns(columns)
+    except (Exception, MemoryError) as error:  # h5py answers damaged bytes with whatever error the damage leads to
+        detail = str(error).split("\n")[0]
+        found.add("error", "file", f"cannot be read as HDF5 (truncated or damaged): {detail}")
+        return Reading(None, found.problems())
