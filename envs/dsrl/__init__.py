@@ -1,0 +1,1 @@
+"""The DSRL benchmark's tasks, on current versions of gymnasium and mujoco."""

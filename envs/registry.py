@@ -1,0 +1,78 @@
+"""The tasks this package knows: their sizes, horizons and reference scores, without any simulator."""
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+
+from envs.errors import UnknownTaskError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task with the constants of its benchmark.
+
+    `min/max_episode_reward` and `min/max_episode_cost` are the reference returns and costs of whole episodes,
+    `dataset_file` is the name of the published dataset ("" where there is none), and `binary_cost` says that a
+    step costs exactly 0 or 1.
+    """
+
+    id: str
+    name: str
+    simulator: str
+    observation_size: int
+    action_size: int
+    max_episode_steps: int
+    min_episode_reward: float
+    max_episode_reward: float
+    min_episode_cost: float
+    max_episode_cost: float
+    dataset_file: str
+    binary_cost: bool
+
+    def normalized_return(self, episode_return: float) -> float:
+        """Return `episode_return` as a fraction: 0 at the reference minimum, 1 at the maximum (not times 100).
+
+        Source: DSRL (Liu et al. 2023), `get_normalized_score`.
+        """
+        return (episode_return - self.min_episode_reward) / (
+            self.max_episode_reward - self.min_episode_reward
+        )
+
+    def normalized_cost(self, episode_cost: float, limit: float) -> float:
+        """Return `episode_cost` in units of `limit`; at most 1 is safe.
+
+        With a limit of 0 both sides are raised by 1, as DSRL does, so that no division by zero occurs.
+        Raises ValueError for a negative limit.  Source: DSRL (Liu et al. 2023), `get_normalized_score`.
+        """
+        if limit < 0:
+            raise ValueError(f"A cost limit is at least 0, not {limit}.")
+        epsilon = 1.0 if limit == 0 else 0.0
+        return (episode_cost + epsilon) / (limit + epsilon)
+
+
+def tasks() -> tuple[Task, ...]:
+    """Return every known task: the 38 of DSRL in the benchmark's order, then the point robot."""
+    from envs.dsrl.tasks import dsrl_tasks
+    from envs.point_robot import TASK
+
+    return (*dsrl_tasks(), TASK)
+
+
+@cache
+def _by_name() -> dict[str, Task]:
+    return {key: entry for entry in tasks() for key in (entry.id, entry.name)}
+
+
+def task(name: str) -> Task:
+    """Return the task with this id or short name ("OfflineBallCircle-v0" or "BallCircle").
+
+    Raises UnknownTaskError, naming the nearest tasks, if there is none.
+    """
+    known = _by_name()
+    if name in known:
+        return known[name]
+    lower = {key.lower(): key for key in known}
+    matches = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys(known[lower[match]].name for match in matches))
+    advice = f"Did you mean {' or '.join(nearest)}?" if nearest else "envs.tasks() lists all of them."
+    raise UnknownTaskError(f"There is no task {name!r}. {advice}")
