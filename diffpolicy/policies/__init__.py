@@ -1,0 +1,24 @@
+"""What acts: diffusion policies, their training and their loading."""
+
+from diffpolicy.policies.actors import ActorConfig, DiffusionActors
+from diffpolicy.policies.fisor import ACTORS, FisorConfig, FisorLearner
+from diffpolicy.policies.loading import available_arms, load_policy
+from diffpolicy.policies.policy import ActionChunk, Memory, Policy
+from diffpolicy.policies.selection import ARMS, RULES, Arm, CandidatePolicy
+
+__all__ = [
+    "ACTORS",
+    "ARMS",
+    "RULES",
+    "ActionChunk",
+    "ActorConfig",
+    "Arm",
+    "CandidatePolicy",
+    "DiffusionActors",
+    "FisorConfig",
+    "FisorLearner",
+    "Memory",
+    "Policy",
+    "available_arms",
+    "load_policy",
+]

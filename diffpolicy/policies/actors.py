@@ -1,0 +1,85 @@
+"""Diffusion actors: a stack of conditional denoisers over actions, their loss, average and samples."""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.diffusion import AncestralSampler, GaussianProcess, vp_betas
+from diffpolicy.networks import MLPDenoiser, ResidualDenoiser
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """Network, optimiser and diffusion of the actors (defaults: FISOR's)."""
+
+    network: str = "residual"  # "residual" (FISOR's) or "mlp"
+    hidden: list[int] = field(default_factory=lambda: [256, 256, 256])  # widths; residual: width of each block
+    dropout: float = 0.1
+    batch: int = 1024
+    learning_rate: float = 3e-4
+    decay_steps: int = 3_000_000  # of the cosine schedule, in actor updates
+    ema: float = 0.001
+    diffusion_steps: int = 5
+
+
+class DiffusionActors(nn.Module):
+    """`members` denoisers of actions given observations, with exponential averages that are the ones that act."""
+
+    def __init__(
+        self,
+        members: int,
+        observation_size: int,
+        action_size: int,
+        config: ActorConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        sizes = (members, action_size, observation_size, config.diffusion_steps)
+        self.denoiser: nn.Module
+        if config.network == "residual":
+            width, blocks = config.hidden[0], len(config.hidden)
+            if any(size != width for size in config.hidden):
+                raise ValueError(f"actor.hidden of a residual network names one width, got {config.hidden}")
+            self.denoiser = ResidualDenoiser(*sizes, generator, width, blocks, config.dropout)
+        elif config.network == "mlp":
+            self.denoiser = MLPDenoiser(*sizes, config.hidden, generator)
+        else:
+            raise ValueError(f"actor.network is 'residual' or 'mlp', got {config.network!r}")
+        self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.action_size, self.config = action_size, config
+        self.process = GaussianProcess(vp_betas(config.diffusion_steps))
+
+    def to_device(self, device: torch.device) -> "DiffusionActors":
+        """Move networks and noise tables to `device`."""
+        self.process = GaussianProcess(vp_betas(self.config.diffusion_steps), device)
+        return self.to(device)
+
+    def loss(
+        self, actions: Tensor, observations: Tensor, weights: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """Return the weighted noise-prediction loss of each member, (M,).
+
+        `mean_B w ||eps_theta(x_k, s, k) - eps||^2`, summed over action dimensions (FISOR, eq. 12), for actions (M, B, A),
+        observations (M, B, O) and weights (M, B) (None: all one).
+        """
+        members, batch = actions.shape[:2]
+        step = torch.randint(
+            self.process.steps, (members, batch), device=actions.device, generator=generator
+        )
+        noise = torch.empty_like(actions).normal_(generator=generator)
+        noisy = self.process.corrupt(actions, step, noise)
+        prediction = self.denoiser(noisy, step, observations, generator)
+        error = (prediction - self.process.target(actions, noise, step)).square().sum(dim=-1)
+        return (error if weights is None else weights * error).mean(dim=-1)
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the averaged networks towards the trained ones."""
+        average, trained = list(self.average.parameters()), list(self.denoiser.parameters())
+        torch._foreach_lerp_(average, trained, self.config.ema)
+
+    def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one action (M, B, A) in [-1, 1] for each of the observations (M, B, O)."""
+        return AncestralSampler(self.process).sample(self.average, observations, self.action_size, generator)

@@ -1,0 +1,58 @@
+"""From a checkpoint folder to policies that act; needs neither the data set nor a simulator nor Hydra."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffpolicy.data import Standardizer
+from diffpolicy.networks import select_members
+from diffpolicy.policies.actors import ActorConfig, DiffusionActors
+from diffpolicy.policies.selection import ARMS, CandidatePolicy
+from diffpolicy.safety import CriticConfig, Critics
+from diffpolicy.training import Checkpoint
+
+
+def available_arms(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the arms that the trained actors and critics of a checkpoint can play."""
+    actors, kinds = manifest["actors"], manifest["critic_kinds"]
+    return [name for name, arm in ARMS.items() if arm.actor in actors and (arm.rule != "recover" or "cost" in kinds)]
+
+
+def load_policy(checkpoint: Checkpoint, arm: str, seed: int, device: torch.device | str = "cpu") -> CandidatePolicy:
+    """Return `arm` of training seed `seed` (one of the manifest's "seeds") ready to act on `device`.
+
+    Raises ValueError when the checkpoint holds no such arm or seed.
+    """
+    manifest = checkpoint.manifest
+    if arm not in available_arms(manifest):
+        raise ValueError(f"no arm {arm!r} in {checkpoint.path}; it has {', '.join(available_arms(manifest))}")
+    if seed not in manifest["seeds"]:
+        raise ValueError(f"no training seed {seed} in {checkpoint.path}; it has {manifest['seeds']}")
+    column, seeds = manifest["seeds"].index(seed), len(manifest["seeds"])
+    kinds = manifest["critic_kinds"]
+    member = manifest["actors"].index(ARMS[arm].actor) * seeds + column
+    generator = torch.Generator()  # the drawn initial weights are replaced below
+    sizes = (manifest["observation_size"], manifest["action_size"])
+    config = checkpoint.config["policy"]
+    actors = DiffusionActors(1, *sizes, ActorConfig(**config["actor"]), generator)
+    state = select_members(_group(checkpoint.model, "actors"), [member])
+    actors.average.load_state_dict(state)
+    actors.denoiser.load_state_dict(state)
+    critics = Critics(1, *sizes, kinds, CriticConfig(**config["critic"]), generator)
+    first, count = column * len(kinds), len(kinds)
+    q_members = range(2 * first, 2 * (first + count))
+    twins = select_members(_group(checkpoint.model, "q"), q_members)
+    critics.q_target.load_state_dict(twins)
+    critics.q.load_state_dict(twins)
+    critics.v.load_state_dict(select_members(_group(checkpoint.model, "v"), range(first, first + count)))
+    moments = _group(checkpoint.model, "standardizer")
+    standardizer = Standardizer(moments["mean"].to(device), moments["std"].to(device))
+    target = torch.device(device)
+    return CandidatePolicy(actors.to_device(target), critics.to(target), standardizer, ARMS[arm])
+
+
+def _group(model: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    prefix = f"{group}."
+    return {name[len(prefix) :]: tensor for name, tensor in model.items() if name.startswith(prefix)}

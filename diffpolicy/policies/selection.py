@@ -1,0 +1,100 @@
+"""Acting with a diffusion actor: draw candidates, let the critics choose one (FISOR, section 3.4)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffpolicy.data import Standardizer
+from diffpolicy.policies.actors import DiffusionActors
+from diffpolicy.policies.policy import ActionChunk, Memory
+from diffpolicy.safety import Critics
+
+Rule = Callable[[Mapping[str, Tensor]], Tensor]
+"""Maps action values by kind, each (B, N), to the index (B,) of the chosen candidate."""
+
+
+def _first(values: Mapping[str, Tensor]) -> Tensor:
+    return torch.zeros_like(values["reward"][:, 0], dtype=torch.int64)
+
+
+def _safest(values: Mapping[str, Tensor]) -> Tensor:
+    return values["feasibility"].argmin(dim=1)
+
+
+def _highest_reward(values: Mapping[str, Tensor]) -> Tensor:
+    return values["reward"].argmax(dim=1)
+
+
+def _feasible_else(values: Mapping[str, Tensor], fallback: Tensor) -> Tensor:
+    feasible = values["feasibility"] <= 0
+    best = torch.where(feasible, values["reward"], -torch.inf).argmax(dim=1)
+    return torch.where(feasible.any(dim=1), best, fallback)
+
+
+def _best_feasible(values: Mapping[str, Tensor]) -> Tensor:
+    return _feasible_else(values, _safest(values))
+
+
+def _recover(values: Mapping[str, Tensor]) -> Tensor:
+    return _feasible_else(values, values["cost"].argmin(dim=1))
+
+
+RULES: Mapping[str, Rule] = {
+    "first": _first,  # no selection
+    "safest": _safest,  # lowest feasible value: the published rule
+    "highest_reward": _highest_reward,  # as IDQL, knows no cost
+    "best_feasible": _best_feasible,  # highest reward value among candidates with Q_h <= 0, else the safest (ours)
+    "recover": _recover,  # the same, but with no feasible candidate the one with the least cost to come (ours)
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to act: which actor proposes, how many candidates, which rule chooses."""
+
+    actor: str
+    rule: str
+    candidates: int
+
+
+ARMS: Mapping[str, Arm] = {
+    "bc": Arm("none", "first", 1),
+    "bc_safe": Arm("safe", "first", 1),
+    "bc_safest": Arm("none", "safest", 16),  # FISOR's selection without its weights
+    "bc_best_feasible": Arm("none", "best_feasible", 16),  # our selection without FISOR's weights
+    "reward": Arm("reward", "first", 1),
+    "reward_max_q": Arm("reward", "highest_reward", 16),
+    "fisor_1": Arm("fisor", "first", 1),
+    "fisor": Arm("fisor", "safest", 16),  # as published
+    "best_feasible": Arm("fisor", "best_feasible", 16),
+    "recovery": Arm("recovery", "recover", 16),
+}
+
+
+class CandidatePolicy:
+    """Draws `arm.candidates` actions per observation from one actor and executes the one its rule chooses."""
+
+    def __init__(self, actors: DiffusionActors, critics: Critics, standardizer: Standardizer, arm: Arm) -> None:
+        """Wrap single-member `actors` and single-seed `critics`, all on one device."""
+        self.actors, self.critics, self.standardizer, self.arm = actors, critics, standardizer, arm
+        self.device = critics.sign.device
+
+    def start(self, batch: int, seed: int) -> Memory:
+        """Return the memory of `batch` fresh roll-outs."""
+        return Memory(torch.Generator(self.device).manual_seed(seed))
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, memory: Memory) -> tuple[ActionChunk, Memory]:
+        """Return one action (B, 1, A) for each observation (B, O), with the feasible value of the chosen one."""
+        states = self.standardizer.normalize(observation.to(self.device))
+        count = self.arm.candidates
+        states = states.repeat_interleave(count, dim=0).unsqueeze(0)
+        actions = self.actors.sample(states, memory.generator)
+        q = self.critics.action_values(states, actions)[0].unflatten(1, (-1, count))  # (K, B, N)
+        values = dict(zip(self.critics.kinds, q, strict=True))
+        chosen = RULES[self.arm.rule](values)
+        rows = torch.arange(len(chosen), device=self.device)
+        picked = actions[0].unflatten(0, (-1, count))[rows, chosen]
+        return ActionChunk(picked.unsqueeze(1), values["feasibility"][rows, chosen]), memory
