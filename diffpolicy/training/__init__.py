@@ -1,0 +1,40 @@
+"""Training runs: checkpoints, resuming, curves and progress. It knows steps and folders, never a method."""
+
+from diffpolicy.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    read_training_state,
+    write_checkpoint,
+)
+from diffpolicy.training.devices import pick_device
+from diffpolicy.training.errors import (
+    CheckpointError,
+    ConfigMismatchError,
+    DeviceError,
+    Interrupted,
+    NonFiniteError,
+    StateError,
+    TrainingError,
+)
+from diffpolicy.training.logging import read_curves
+from diffpolicy.training.loop import Learner, run
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ConfigMismatchError",
+    "DeviceError",
+    "Interrupted",
+    "Learner",
+    "NonFiniteError",
+    "StateError",
+    "TrainingError",
+    "latest_checkpoint",
+    "pick_device",
+    "read_checkpoint",
+    "read_curves",
+    "read_training_state",
+    "run",
+    "write_checkpoint",
+]
