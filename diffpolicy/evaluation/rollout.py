@@ -1,0 +1,225 @@
+"""Roll-outs: one episode per seed, all in lockstep, with non-finite actions stopped before the simulator."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import envs
+
+MAX_PARALLEL = 32
+
+
+class RolloutError(Exception):
+    """A policy or a simulator gave something that an episode cannot go on with."""
+
+
+class Chunk(Protocol):
+    """Actions (batch, horizon, A) in [-1, 1], all executed before the policy is asked again."""
+
+    @property
+    def actions(self) -> Tensor:
+        """(batch, horizon, A) in [-1, 1]."""
+
+
+class Actor(Protocol):
+    """What a roll-out asks of a policy; `diffpolicy.policies.Policy` is one."""
+
+    def start(self, batch: int, seed: int) -> Any:
+        """Memory of `batch` parallel roll-outs."""
+
+    def act(self, observation: Tensor, memory: Any) -> tuple[Chunk, Any]:
+        """The next chunk for observations (batch, O), and the memory that follows."""
+
+
+class VectorEnv(Protocol):
+    """What a roll-out asks of `envs.make_vector(..., autoreset=False)`."""
+
+    num_envs: int
+
+    @property
+    def single_action_space(self) -> Any:
+        """Action space of one environment."""
+
+    def reset(self, *, seed: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin one episode in each environment."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step all environments; finished ones stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One finished episode: undiscounted sums, length in steps, `violation` if any step had cost > 0."""
+
+    seed: int
+    episode_return: float
+    episode_cost: float
+    length: int
+    terminated: bool
+    violation: bool
+
+
+class Step(NamedTuple):
+    """One lockstep of a batch, as given to `record`; rows not `running` belong to finished episodes."""
+
+    seeds: tuple[int, ...]
+    observations: NDArray[np.float32]  # (n, O), before the action
+    actions: NDArray[np.float32]  # (n, A)
+    rewards: NDArray[np.float64]  # (n,)
+    costs: NDArray[np.float64]  # (n,)
+    running: NDArray[np.bool_]  # (n,), before the action
+
+
+Record = Callable[[Step], None]
+
+
+def rollout(
+    policy: Actor,
+    task: str,
+    seeds: Sequence[int],
+    *,
+    workers: int | None = None,
+    record: Record | None = None,
+    name: str | None = None,
+) -> list[Episode]:
+    """Play one episode of `task` per seed and return them in the order of `seeds`.
+
+    `record` is called after every lockstep; `name` is the policy's name in errors. The same seeds in the same
+    order give the same episodes. Raises RolloutError on non-finite actions, observations, rewards or costs.
+    """
+    if not seeds:
+        raise RolloutError("no seeds: a roll-out needs at least one episode")
+    vector: Any = envs.make_vector(task, batch_size(len(seeds)), workers=workers, autoreset=False)
+    try:
+        return play(policy, vector, seeds, record=record, name=name)
+    finally:
+        vector.close()
+
+
+def batch_size(episodes: int) -> int:
+    """Number of parallel environments that plays `episodes` in the fewest even batches of at most 32."""
+    batches = -(-episodes // MAX_PARALLEL)
+    return -(-episodes // batches)
+
+
+def play(
+    policy: Actor,
+    vector: VectorEnv,
+    seeds: Sequence[int],
+    *,
+    record: Record | None = None,
+    name: str | None = None,
+) -> list[Episode]:
+    """As `rollout`, in a vector environment that is already open (without auto-reset)."""
+    require_unit_actions(vector.single_action_space)
+    label = name or type(policy).__name__
+    episodes: list[Episode] = []
+    for first in range(0, len(seeds), vector.num_envs):
+        batch = [int(seed) for seed in seeds[first : first + vector.num_envs]]
+        # The last batch may be short: its spare environments play its last seed again and are dropped.
+        padded = batch + [batch[-1]] * (vector.num_envs - len(batch))
+        episodes += _play_batch(policy, vector, padded, record, label)[: len(batch)]
+    return episodes
+
+
+def policy_seed(seeds: Sequence[int]) -> int:
+    """The seed of a policy's own randomness for a batch of episodes with these seeds."""
+    return int(np.random.SeedSequence([seed % 2**32 for seed in seeds]).generate_state(1)[0])
+
+
+def require_unit_actions(space: Any) -> None:
+    """RolloutError unless the action space is [-1, 1] in every dimension, the unit in which policies act."""
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    if low is None or high is None or not (np.all(low == -1.0) and np.all(high == 1.0)):
+        raise RolloutError(
+            f"the task's action space is {space}; policies act in [-1, 1]: wrap it in RescaleAction"
+        )
+
+
+class Plan:
+    """A policy's actions one by one: each chunk to its end, then a new one from the observations then."""
+
+    def __init__(self, policy: Actor, seeds: Sequence[int], label: str) -> None:
+        self._policy = policy
+        self._memory = policy.start(len(seeds), policy_seed(seeds))
+        self._label = label
+        self._waiting: list[NDArray[np.float32]] = []
+
+    def action(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next action (n, A) for observations (n, O), not yet checked."""
+        if not self._waiting:
+            asked = torch.from_numpy(np.array(observations, dtype=np.float32))
+            with torch.inference_mode():
+                chunk, self._memory = self._policy.act(asked, self._memory)
+            actions = chunk.actions.detach().to("cpu", torch.float32).numpy()
+            if actions.ndim != 3 or len(actions) != len(asked) or actions.shape[1] == 0:
+                raise RolloutError(
+                    f"policy {self._label}: actions have shape {actions.shape};"
+                    f" expected ({len(asked)}, horizon, A)"
+                )
+            self._waiting = list(actions.swapaxes(0, 1))
+        return self._waiting.pop(0)
+
+
+def checked_action(
+    action: NDArray[np.float32], running: NDArray[np.bool_], seeds: Sequence[int], label: str, step: int
+) -> NDArray[np.float32]:
+    """The actions (n, A) clipped to [-1, 1]; RolloutError if one of a running episode is not finite."""
+    bad = running & ~np.isfinite(action).all(axis=-1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise RolloutError(
+            f"policy {label} gave the non-finite action {action[row].tolist()} at step {step} of the episode"
+            f" with seed {seeds[row]}; the simulator was not stepped: check the weights and the normaliser"
+        )
+    return np.where(running[:, None], np.clip(action, -1.0, 1.0), np.float32(0.0))
+
+
+def _play_batch(
+    policy: Actor, vector: VectorEnv, seeds: list[int], record: Record | None, label: str
+) -> list[Episode]:
+    observations = np.array(vector.reset(seed=seeds)[0])
+    count = len(seeds)
+    returns, costs = np.zeros(count), np.zeros(count)
+    lengths = np.zeros(count, dtype=np.int64)
+    violations, terminations = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    running = np.ones(count, dtype=bool)
+    plan = Plan(policy, seeds, label)
+    step = 0
+    while running.any():
+        action = checked_action(plan.action(observations), running, seeds, label, step)
+        following, reward, terminated, truncated, infos = vector.step(action)
+        reward, cost = np.asarray(reward, dtype=np.float64), _costs(infos, count)
+        _require_finite(running, seeds, step, observation=following, reward=reward, cost=cost)
+        if record is not None:
+            record(Step(tuple(seeds), observations, action, reward, cost, running.copy()))
+        returns += np.where(running, reward, 0.0)
+        costs += np.where(running, cost, 0.0)
+        violations |= running & (cost > 0.0)
+        lengths += running
+        terminations |= running & np.asarray(terminated, dtype=bool)
+        running &= ~(np.asarray(terminated, dtype=bool) | np.asarray(truncated, dtype=bool))
+        observations, step = np.array(following), step + 1  # a copy: the environment may reuse its buffer
+    columns = zip(seeds, returns, costs, lengths, terminations, violations, strict=True)
+    return [Episode(s, float(r), float(c), int(n), bool(t), bool(v)) for s, r, c, n, t, v in columns]
+
+
+def _costs(infos: dict[str, Any], count: int) -> NDArray[np.float64]:
+    if "cost" not in infos:
+        raise RolloutError("the environment reported no infos['cost']; costs cannot be judged without it")
+    return np.broadcast_to(np.asarray(infos["cost"], dtype=np.float64), (count,))
+
+
+def _require_finite(running: NDArray[np.bool_], seeds: Sequence[int], step: int, **named: Any) -> None:
+    for what, values in named.items():
+        bad = running & ~np.isfinite(np.asarray(values)).reshape(len(seeds), -1).all(axis=-1)
+        if bad.any():
+            seed = seeds[int(np.argmax(bad))]
+            raise RolloutError(
+                f"the simulator gave a non-finite {what} at step {step} of the episode with seed {seed}"
+            )
