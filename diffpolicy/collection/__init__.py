@@ -1,0 +1,18 @@
+"""Makes offline datasets from real simulators: learned behaviour, actors from files, scripted controllers."""
+
+from diffpolicy.collection.collect import choose, collect
+from diffpolicy.collection.config import CollectConfig, CollectionError, PPOConfig
+from diffpolicy.collection.filtering import cover_plane
+from diffpolicy.collection.recorder import EpisodeRecorder, RecordedEpisode, to_dataset
+
+__all__ = [
+    "CollectConfig",
+    "CollectionError",
+    "EpisodeRecorder",
+    "PPOConfig",
+    "RecordedEpisode",
+    "choose",
+    "collect",
+    "cover_plane",
+    "to_dataset",
+]

@@ -1,0 +1,82 @@
+"""What a collection run is asked to do."""
+
+import math
+from dataclasses import dataclass, field
+
+
+class CollectionError(Exception):
+    """A dataset could not be collected; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of the online agent; the defaults suit tasks of 100 to 1000 steps on one CPU core.
+
+    `state_dependent_noise` is gSDE (Raffin et al. 2021): exploration noise that stays the same for
+    `noise_steps` steps, which moves heavy bodies where independent noise only shakes them.
+    """
+
+    rollout_steps: int = 128
+    epochs: int = 6
+    batch_size: int = 256
+    learning_rate: float = 4e-4
+    final_learning_rate: float = 8e-5
+    discount: float = 0.99
+    gae: float = 0.95
+    clip: float = 0.2
+    entropy: float = 0.0
+    width: int = 64
+    initial_log_std: float = 0.0
+    state_dependent_noise: bool = False
+    noise_steps: int = 8
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """One collection run: where behaviour comes from, how long, and which episodes are kept.
+
+    source: "ppo" (learned online), "policies" (actors from .npz files) or "scripted" (the point robot only).
+    constraint: "penalty": every entry of `ladder` is a fixed weight on the cost; "limit": every entry is a
+        cost limit per episode whose weight is found by dual ascent.
+    steps: environment steps over all environments together.
+    cells, per_cell: the kept episodes are thinned to `per_cell` in each of `cells` x `cells` cells of the
+        cost-return plane; episodes at cost 0 have a row of cells of their own.
+    max_episodes: upper limit on the kept episodes, the most crowded cells thinned first.
+    min_normalized_return: episodes below are dropped (the benchmark's files start at 0); None keeps all.
+    extend: the episodes of an existing file stay in the pool, so that a run can go on with another seed.
+    """
+
+    source: str = "ppo"
+    steps: int = 1_000_000
+    num_envs: int = 16
+    constraint: str = "penalty"
+    ladder: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
+    seed: int = 0
+    cells: int = 20
+    per_cell: int = 15
+    max_episodes: int = 1000
+    min_normalized_return: float | None = None
+    extend: bool = False
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    policies: tuple[str, ...] = ()
+    sorted_observations: bool = False
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.source not in ("ppo", "policies", "scripted"):
+            raise CollectionError(f"source={self.source!r} is unknown: use ppo, policies or scripted")
+        if self.constraint not in ("penalty", "limit"):
+            raise CollectionError(f"constraint={self.constraint!r} is unknown: use penalty or limit")
+        for name in ("steps", "num_envs", "cells", "per_cell", "max_episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise CollectionError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.source == "ppo":
+            if not self.ladder or not all(math.isfinite(rung) and rung >= 0 for rung in self.ladder):
+                raise CollectionError(f"ladder={self.ladder} must hold at least one number, none negative")
+            if self.num_envs < len(self.ladder):
+                raise CollectionError(
+                    f"num_envs={self.num_envs} is less than the {len(self.ladder)} rungs of the ladder: "
+                    "every rung needs an environment of its own"
+                )
+        if self.source == "policies" and not self.policies:
+            raise CollectionError("source=policies needs at least one actor file in `policies`")
