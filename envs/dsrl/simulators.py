@@ -61,7 +61,8 @@ class SimulatorEnv(gymnasium.Env[Observation, Action]):
             raise ValueError(f"render_mode is None or 'rgb_array', not {render_mode!r}.")
         self.render_mode = render_mode
         self._stream = NumpyStream()
-        with self._stream.installed():
+        # errstate: gymnasium rounds infinite limits to other precisions, loudly.
+        with self._stream.installed(), np.errstate(over="ignore"):
             self.raw = build()
         low, high = self.raw.action_space.low, self.raw.action_space.high
         self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
@@ -120,6 +121,17 @@ class SafetyGymnasiumEnv(SimulatorEnv):
 
 class BulletEnv(SimulatorEnv):
     """A task of Bullet-Safety-Gym (PyBullet)."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; the same `seed` gives the same episode for the same actions."""
+        # Bullet's saved state leaves out the motors' set-points: the last command of the previous episode would
+        # still drive the car and the drone during the step that every reset takes.
+        client, body = self.raw.bc, self.raw.agent.body_id
+        for joint in range(client.getNumJoints(body)):
+            client.setJointMotorControl2(body, joint, client.VELOCITY_CONTROL, targetVelocity=0, force=0)
+        return super().reset(seed=seed, options=options)
 
     def _raw_step(self, action: NDArray[Any]) -> tuple[Any, float, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.raw.step(action)
