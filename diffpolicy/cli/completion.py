@@ -1,4 +1,4 @@
-"""Shell completion for the whole command: verbs here, and after a verb its groups and keys by Hydra's own machinery."""
+"""Shell completion for the whole command: verbs here, and after a verb its groups and keys by Hydra."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -14,10 +14,10 @@ OUR_PACKAGES = {"diffpolicy", "envs"}
 
 
 def dispatch(arguments: Sequence[str], verbs: Mapping[str, Verb] = VERBS) -> int:
-    """Run the verb that `arguments` names and return the exit status: 0 done, 1 the job failed, 2 a wrong command.
+    """Run the verb that `arguments` names and return the exit status: 0 done, 1 failed, 2 a wrong command.
 
-    Exceptions that the packages define and errors of the operating system are printed as one line; any other is a
-    defect and keeps its traceback, as does everything when DIFFPOLICY_DEBUG=1 or HYDRA_FULL_ERROR=1 is set.
+    Exceptions that the packages define and errors of the operating system are printed as one line; any other
+    is a defect and keeps its traceback, as does everything with DIFFPOLICY_DEBUG=1 or HYDRA_FULL_ERROR=1 set.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview(verbs))
@@ -65,7 +65,9 @@ def one_line(error: Exception) -> str | None:
         package = (error.name or "").partition(".")[0]
         if package in OUR_PACKAGES:
             return None
-        return f"the package '{package}' is missing: run `make setup`, or pip install 'diffpolicy[safety,collect]'"
+        return (
+            f"package '{package}' is missing: run `make setup`, or pip install 'diffpolicy[safety,collect]'"
+        )
     ours = type(error).__module__.partition(".")[0] in OUR_PACKAGES
     if not ours and not isinstance(error, OSError):
         return None

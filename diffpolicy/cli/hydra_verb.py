@@ -1,4 +1,4 @@
-"""Runs a verb under Hydra, so that every habit of Hydra's users works: overrides, --multirun, --cfg job, --info ..."""
+"""Runs a verb under Hydra, so that Hydra's overrides, --multirun, --cfg job, --info ... all work."""
 
 import os
 import sys
@@ -31,13 +31,15 @@ class _Outcome:
 def run_hydra(name: str, verb: Verb, arguments: Sequence[str]) -> int:
     """Compose `<name>.yaml` with the overrides in `arguments`, call the verb's `main` with it, and return 0.
 
-    `main` gets in `cfg.run` the absolute folder of its own job, in a sweep too. Raises ConfigError for an option that
-    does not exist or cannot be composed; the errors of the job come through as they are.
+    `main` gets in `cfg.run` the absolute folder of its own job, in a sweep too. Raises ConfigError for an
+    option that does not exist or cannot be composed; the errors of the job come through as they are.
     """
     outcome = _Outcome()
     job = _job(verb, outcome)
     command = hydra.main(config_path=str(config_folder()), config_name=name, version_base=HYDRA_VERSION)(job)
-    completing = any(argument in ("-sc", "--shell-completion", "--shell_completion") for argument in arguments)
+    completing = any(
+        argument in ("-sc", "--shell-completion", "--shell_completion") for argument in arguments
+    )
     # The completion script that Hydra prints registers the program by this name, which has to be one word.
     program = "diffpolicy" if completing else f"diffpolicy {name}"
     try:

@@ -1,4 +1,4 @@
-"""What a refused option should have been: Hydra's errors as one sentence with the nearest valid key or choice."""
+"""What a refused option should have been: Hydra's errors as one sentence with the nearest valid one."""
 
 import difflib
 import re
@@ -24,7 +24,9 @@ def explain(error: HydraException, name: str, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException):
         return _explain_choice(error, name)
     if isinstance(error, OverrideParseException):
-        return f"{name}: '{error.override}' cannot be read; write key=value, or group=choice, without blanks around ="
+        return (
+            f"{name}: '{error.override}' cannot be read; write key=value or group=choice, no blanks around ="
+        )
     refused = _REFUSED_KEY.search(str(error))
     if refused is None or "append" in refused[0]:
         return f"{name}: {' '.join(str(error).split())}"
@@ -40,8 +42,8 @@ def explain(error: HydraException, name: str, arguments: Sequence[str]) -> str:
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that `word` most likely stands for, None if it resembles none of them.
 
-    A word without a dot is also compared with the last parts of dotted keys, since what is forgotten most often is
-    the name of the group: `learning_rate` stands for `policy.learning_rate`.
+    It is also compared with the last parts of dotted keys, since what is forgotten most often is the name of
+    the group: `learning_rate` stands for `policy.learning_rate`.
     """
     choices = sorted(choices, key=lambda choice: (choice.count("."), choice))
     last = word.rpartition(".")[2]
@@ -57,11 +59,13 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def valid_keys(name: str, arguments: Sequence[str]) -> set[str]:
-    """Return every key and group of the verb `name`, dotted, with the groups chosen in `arguments` as far as valid."""
+    """Return every key (dotted) and group of the verb `name`, given the group choices in `arguments`."""
     given = get_args(list(arguments))
     search = [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
     with initialize_config_dir(config_dir=str(config_folder()), version_base=HYDRA_VERSION):
-        groups = {group for group in GlobalHydra.instance().config_loader().list_groups("") if group != "hydra"}
+        groups = {
+            group for group in GlobalHydra.instance().config_loader().list_groups("") if group != "hydra"
+        }
         chosen = [item for item in given.overrides if item.partition("=")[0] in groups and "," not in item]
         for overrides in ([*search, *chosen], search):
             try:

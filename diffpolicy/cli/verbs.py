@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 class Verb(NamedTuple):
     """A verb: the module whose `main` does the job, one line of help, and how its arguments are read.
 
-    `hydra` verbs have `main(cfg: DictConfig) -> None` and a file `<verb>.yaml` among the configs; `argparse` verbs have
-    `main(arguments: list[str]) -> int`.
+    `hydra` verbs have `main(cfg: DictConfig) -> None` and a file `<verb>.yaml` among the configs; `argparse`
+    verbs have `main(arguments: list[str]) -> int`.
     """
 
     module: str
@@ -19,8 +19,8 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("diffpolicy.cli.demo", "train, evaluate and film a safe policy on a real task in minutes"),
     "collect": Verb("diffpolicy.cli.collect", "make an offline dataset where none can be downloaded"),
     "data": Verb("diffpolicy.cli.data", "check, fetch or describe a dataset file", "argparse"),
-    "train": Verb("diffpolicy.cli.train", "train policies on an offline dataset, or go on with a stopped run"),
-    "evaluate": Verb("diffpolicy.cli.evaluate", "roll out a trained policy and write its certificate and report"),
+    "train": Verb("diffpolicy.cli.train", "train policies on an offline dataset, or resume a run"),
+    "evaluate": Verb("diffpolicy.cli.evaluate", "roll out a policy, write its certificate and report"),
     "bench": Verb("diffpolicy.cli.bench", "measure the speed of training and acting on this machine"),
     "benchmark": Verb("diffpolicy.cli.benchmark", "run a suite of tasks, arms and seeds and tabulate it"),
 }

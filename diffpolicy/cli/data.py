@@ -1,0 +1,84 @@
+"""`diffpolicy data`: checks, fetches and describes dataset files."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import envs
+from diffpolicy import data
+
+ACTION_LIMIT = 1.0  # every task's actions are in [-1, 1]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of check, fetch and info; return 0, or 1 if a checked file has errors.
+
+    Raises DataError for a file that `info` cannot read or a dataset that cannot be fetched, UnknownTaskError
+    for an unknown task.
+    """
+    options = _parser().parse_args(arguments)
+    if options.job == "check":
+        return _check(options.file, options.task)
+    if options.job == "fetch":
+        print(data.fetch(options.what, options.to))
+        return 0
+    return _info(options.file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffpolicy data", description=__doc__, allow_abbrev=False)
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="{check,fetch,info}")
+    check = jobs.add_parser("check", help="name every problem of a file; exit status 1 if there are errors")
+    check.add_argument("file", type=Path, help="HDF5 (DSRL or D4RL), .npz, or a Minari folder")
+    check.add_argument("--task", help="hold the file to this task's sizes, horizon and costs")
+    fetch = jobs.add_parser("fetch", help="download the published dataset of a task")
+    fetch.add_argument("what", metavar="TASK|FILE", help="a task, or the name of a published file")
+    fetch.add_argument("--to", type=Path, help="the folder to keep it in")
+    info = jobs.add_parser("info", help="print a file's size, returns, costs and SHA-256")
+    info.add_argument("file", type=Path)
+    return parser
+
+
+def _check(file: Path, task: str | None) -> int:
+    entry = envs.task(task) if task else _task_of(file)
+    problems = data.check(file, expectations_of(entry) if entry else None)
+    for problem in problems:
+        print(problem)
+    errors = sum(problem.severity == "error" for problem in problems)
+    held_to = f"held to {entry.name}" if entry else "held to no task: name one with --task"
+    print(f"{file}: {_count(errors, 'error')}, {_count(len(problems) - errors, 'warning')} ({held_to})")
+    return 1 if errors else 0
+
+
+def expectations_of(task: envs.Task) -> data.Expectations:
+    """Return what a file of this task's data must satisfy."""
+    return data.Expectations(
+        observation_size=task.observation_size,
+        action_size=task.action_size,
+        action_low=-ACTION_LIMIT,
+        action_high=ACTION_LIMIT,
+        max_episode_steps=task.max_episode_steps,
+        binary_cost=task.binary_cost,
+    )
+
+
+def _task_of(file: Path) -> envs.Task | None:
+    """The task whose published dataset has this file's name."""
+    return next((task for task in envs.tasks() if task.dataset_file == file.name), None)
+
+
+def _info(file: Path) -> int:
+    for name, value in {**data.describe(data.load(file)), "sha256": data.sha256(file)}.items():
+        print(f"{name.replace('_', ' '):<25} {_shown(value)}")
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{quantile}%: {figure:.5g}" for quantile, figure in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
