@@ -16,8 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffpolicy.cli.configs import config_folder
 from diffpolicy.cli.errors import ConfigError
-from diffpolicy.cli.suggestions import HYDRA_VERSION, explain
+from diffpolicy.cli.suggestions import explain
 from diffpolicy.cli.verbs import Verb
+
+HYDRA_VERSION = "1.3"
 
 
 @dataclass

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args
+from hydra import compose
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
@@ -15,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffpolicy.cli.configs import config_folder
 
-HYDRA_VERSION = "1.3"
 _REFUSED_KEY = re.compile(r"Could not (?:override|delete from config\.|append to config\.)[^']*'([^']+)'")
 
 
@@ -61,19 +62,23 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 def valid_keys(name: str, arguments: Sequence[str]) -> set[str]:
     """Return every key (dotted) and group of the verb `name`, given the group choices in `arguments`."""
     given = get_args(list(arguments))
-    search = [f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]"] if given.config_dir else []
-    with initialize_config_dir(config_dir=str(config_folder()), version_base=HYDRA_VERSION):
-        groups = {
-            group for group in GlobalHydra.instance().config_loader().list_groups("") if group != "hydra"
-        }
+    path = create_config_search_path(given.config_path or str(config_folder()))
+    if given.config_dir:
+        # Where Hydra puts it: before the configs, so that the user's file of a name hides ours.
+        path.prepend("command-line", f"file://{Path(given.config_dir).resolve()}", SearchPathQuery("schema"))
+    loader = Hydra.create_main_hydra2(task_name=name, config_search_path=path).config_loader
+    try:
+        groups = set(loader.list_groups("")) - {"hydra"}
         chosen = [item for item in given.overrides if item.partition("=")[0] in groups and "," not in item]
-        for overrides in ([*search, *chosen], search):
+        for overrides in (chosen, []):
             try:
                 config = compose(given.config_name or name, overrides=overrides)
             except (HydraException, OmegaConfBaseException):
-                continue
+                continue  # without the choices, which may be what is wrong
             return groups | set(_dotted(OmegaConf.to_container(config, resolve=False)))
-    return groups
+        return groups
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
