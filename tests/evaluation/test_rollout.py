@@ -1,0 +1,121 @@
+"""Roll-outs on a toy task with known sums, and on the point robot."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diffpolicy.evaluation import RolloutError, rollout
+from diffpolicy.evaluation.rollout import Step, batch_size, play
+
+
+def test_each_episode_counts_its_own_steps_only(toy_task: Any, fake_policy: Any) -> None:
+    episodes = rollout(fake_policy(0.5), "BallCircle", [3, 4, 1])
+    assert [e.seed for e in episodes] == [3, 4, 1]
+    assert [e.length for e in episodes] == [6, 3, 4]
+    assert [e.episode_return for e in episodes] == [3.0, 1.5, 2.0]
+    assert [e.terminated for e in episodes] == [True, False, True]
+    assert not any(e.violation or e.episode_cost for e in episodes)
+    assert toy_task[0].closed
+
+
+def test_costs_and_violations(toy_task: Any, fake_policy: Any) -> None:
+    episodes = rollout(fake_policy(0.95), "BallCircle", [0, 1])
+    assert [e.episode_cost for e in episodes] == [3.0, 4.0]
+    assert all(e.violation for e in episodes)
+
+
+def test_actions_are_clipped_to_their_unit(toy_vector: Any, fake_policy: Any) -> None:
+    vector = toy_vector(2)
+    play(fake_policy(7.0), vector, [0, 1])
+    assert vector.stepped[0].tolist() == [[1.0, 1.0]] * 2
+    assert vector.stepped[-1].tolist() == [[0.0, 0.0], [1.0, 1.0]]  # finished episodes get no action
+
+
+def test_a_chunk_is_played_to_its_end_before_the_next(toy_vector: Any, fake_policy: Any) -> None:
+    policy = fake_policy(0.5, horizon=2)
+    play(policy, toy_vector(2), [0, 2])  # 3 and 5 steps
+    assert [asked[:, 2].tolist() for asked in policy.asked] == [[0, 0], [2, 2], [4, 4]]
+
+
+def test_batches_are_even_and_the_last_is_padded(toy_vector: Any, fake_policy: Any) -> None:
+    assert [batch_size(n) for n in (1, 20, 32, 33, 100)] == [1, 20, 32, 17, 25]
+    seeds = list(range(5))
+    episodes = play(fake_policy(0.5), toy_vector(3), seeds)
+    assert [e.seed for e in episodes] == seeds
+    assert [e.length for e in episodes] == [3, 4, 5, 6, 3]
+
+
+def test_same_seeds_same_episodes(toy_task: Any, fake_policy: Any) -> None:
+    noisy = fake_policy(0.0, noise=0.3)
+    first, again = (rollout(noisy, "BallCircle", [1, 2, 3]) for _ in range(2))
+    assert first == again
+    assert first != rollout(noisy, "BallCircle", [5, 6, 7])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_actions_never_reach_the_simulator(
+    toy_vector: Any, fake_policy: Any, value: float
+) -> None:
+    class Failing(fake_policy):  # type: ignore[misc]
+        def act(self, observation: torch.Tensor, memory: Any) -> Any:
+            chunk, memory = super().act(observation, memory)
+            if observation[0, 2] == 2:
+                chunk.actions[1, 0, 1] = value
+            return chunk, memory
+
+    vector = toy_vector(2)
+    with pytest.raises(RolloutError, match=r"policy fisor .* at step 2 .* seed 6"):
+        play(Failing(), vector, [5, 6], name="fisor")
+    assert len(vector.stepped) == 2
+    assert all(np.isfinite(actions).all() for actions in vector.stepped)
+
+
+def test_non_finite_actions_of_a_finished_episode_are_nobody_s_business(
+    toy_vector: Any, fake_policy: Any
+) -> None:
+    class FailsLate(fake_policy):  # type: ignore[misc]
+        def act(self, observation: torch.Tensor, memory: Any) -> Any:
+            chunk, memory = super().act(observation, memory)
+            chunk.actions[observation[:, 1] == 0] = float("nan")
+            return chunk, memory
+
+    vector = toy_vector(2)
+    assert [e.length for e in play(FailsLate(), vector, [0, 3])] == [3, 6]
+    assert all(np.isfinite(actions).all() for actions in vector.stepped)
+
+
+def test_simulators_that_fail_are_named(toy_vector: Any, fake_policy: Any) -> None:
+    class Broken(toy_vector):  # type: ignore[misc]
+        def step(self, actions: Any) -> Any:
+            observations, reward, *rest = super().step(actions)
+            reward[1] = np.nan
+            return observations, reward, *rest
+
+    class Silent(toy_vector):  # type: ignore[misc]
+        def step(self, actions: Any) -> Any:
+            return *super().step(actions)[:4], {}
+
+    with pytest.raises(RolloutError, match="non-finite reward at step 0 of the episode with seed 9"):
+        play(fake_policy(), Broken(2), [8, 9])
+    with pytest.raises(RolloutError, match="cost"):
+        play(fake_policy(), Silent(2), [8, 9])
+
+
+def test_other_action_units_and_shapes_are_refused(toy_vector: Any, fake_policy: Any) -> None:
+    with pytest.raises(RolloutError, match="RescaleAction"):
+        play(fake_policy(), toy_vector(2, low=-2.0), [0, 1])
+    with pytest.raises(RolloutError, match=r"shape \(2, 0, 2\)"):
+        play(fake_policy(horizon=0), toy_vector(2), [0, 1])
+    with pytest.raises(RolloutError, match="no seeds"):
+        rollout(fake_policy(), "BallCircle", [])
+
+
+def test_record_sees_every_step(toy_vector: Any, fake_policy: Any) -> None:
+    steps: list[Step] = []
+    episodes = play(fake_policy(0.95), toy_vector(2), [0, 2], record=steps.append)
+    assert len(steps) == 5
+    assert sum(int(step.running.sum()) for step in steps) == sum(e.length for e in episodes)
+    assert [step.observations[1, 2] for step in steps] == [0, 1, 2, 3, 4]
+    assert sum((step.costs * step.running).sum() for step in steps) == sum(e.episode_cost for e in episodes)
