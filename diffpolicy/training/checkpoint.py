@@ -59,9 +59,9 @@ def write_checkpoint(
     """
     contents = {MODEL: encode_tensors(model), TRAINING: encode_state(state), CONFIG: encode_config(config)}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    contents[MANIFEST] = encode_manifest(
-        {**_free_of_reserved(manifest), "format": FORMAT, "step": step, "sha256": hashes}
-    )
+    described = json.loads(encode_manifest({**_free_of_reserved(manifest), "format": FORMAT, "step": step}))
+    hashes[MANIFEST] = _manifest_hash(described)
+    contents[MANIFEST] = encode_manifest({**described, "sha256": hashes})
     checkpoints = Path(folder) / FOLDER
     final = checkpoints / f"step-{step:08d}"
     temporary = checkpoints / f"{_TEMPORARY_PREFIX}{final.name}"
@@ -197,6 +197,12 @@ def _free_of_reserved(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return manifest
 
 
+def _manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says, whatever its white space, without the hashes it lists."""
+    said = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _write_synced(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
@@ -235,6 +241,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, MANIFEST, f"it is not a manifest of format {FORMAT}")
     if type(manifest.get("step")) is not int or not isinstance(manifest.get("sha256"), dict):
         raise _damaged(folder, MANIFEST, "step or sha256 is missing")
+    if manifest["sha256"].get(MANIFEST) != _manifest_hash(manifest):
+        raise _damaged(folder, MANIFEST, "its entries do not have the SHA-256 stored with them")
     return manifest
 
 

@@ -80,20 +80,20 @@ def run(
     encode_config(config), encode_manifest(learner.manifest())
     with ExitStack() as stack:
         stack.enter_context(_sole_user(folder))
-        last = _resume(learner, folder, config)
-        start = read_checkpoint(last).step if last else 0
+        start, last = _resume(learner, folder, config)
         if last is not None and start == learner.total_steps:
             return last
         curves = stack.enter_context(closing(CurveWriter(folder, start)))
         display = stack.enter_context(ProgressDisplay(learner.total_steps, start, enabled=progress))
-        stop = stack.enter_context(_StopRequest(display))
+        stop = stack.enter_context(_StopRequest())
         if last is not None:
             display.note(f"resuming from {last}")
         for step in range(start, learner.total_steps):
             losses = learner.update(step)
             done = step + 1
             at_end = done == learner.total_steps
-            to_store = at_end or stop.requested or done % checkpoint_every == 0
+            stopping = stop.requested  # asked once: a signal from here on waits for the next step
+            to_store = at_end or stopping or done % checkpoint_every == 0
             if at_end or done % log_every == 0:
                 values = _finite(losses, done, last)
                 curves.add(values, done)
@@ -105,21 +105,24 @@ def run(
                 # Points before a checkpoint are never logged again, so they must be safe before it is.
                 curves.flush()
                 last = _store(learner, folder, config, done, last)
-            if stop.requested:
-                raise Interrupted(
-                    f"training stopped after step {done} of {learner.total_steps} with checkpoint {last}. "
-                    "Run the same command again to resume."
-                )
+            if stopping:
+                break
+        if stop.requested:
+            raise Interrupted(
+                f"training stopped after step {done} of {learner.total_steps} with checkpoint {last}. "
+                "Run the same command again to resume."
+            )
     if last is None:
         raise ValueError(f"total_steps is {learner.total_steps}; there is nothing to train")
     return last
 
 
-def _resume(learner: Learner, folder: Path, config: Mapping[str, Any]) -> Path | None:
+def _resume(learner: Learner, folder: Path, config: Mapping[str, Any]) -> tuple[int, Path | None]:
+    """Number of updates already done and the checkpoint they were taken from."""
     remove_leftovers(folder)
     last = latest_checkpoint(folder)
     if last is None:
-        return None
+        return 0, None
     checkpoint = read_checkpoint(last)
     _require_same_config(checkpoint.config, config, folder)
     if checkpoint.step > learner.total_steps:
@@ -134,7 +137,7 @@ def _resume(learner: Learner, folder: Path, config: Mapping[str, Any]) -> Path |
         shutil.rmtree(aside, ignore_errors=True)
         unreadable.rename(aside)
     learner.load_state(read_training_state(last))
-    return last
+    return checkpoint.step, last
 
 
 def _store(learner: Learner, folder: Path, config: Mapping[str, Any], step: int, last: Path | None) -> Path:
@@ -223,9 +226,8 @@ def _sole_user(folder: Path) -> Iterator[None]:
 class _StopRequest:
     """Turns the first SIGINT or SIGTERM into a request to stop; the second raises KeyboardInterrupt."""
 
-    def __init__(self, display: ProgressDisplay) -> None:
+    def __init__(self) -> None:
         self.requested = False
-        self._display = display
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "_StopRequest":
@@ -242,5 +244,4 @@ class _StopRequest:
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt("stopped at once by a second signal; resume from the last checkpoint")
-        self.requested = True
-        self._display.note("stopping after this step and its checkpoint; signal again to stop at once")
+        self.requested = True  # nothing is printed here: the signal may have come in the middle of a print

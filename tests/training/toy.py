@@ -1,9 +1,18 @@
 """A small learner with everything a real one has: weights, Adam, its own generator, a moving average."""
 
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.tensorboard  # before the fork, so that each child starts quickly
 from torch import Tensor
+
+from diffpolicy import training
 
 
 class ToyLearner:
@@ -46,3 +55,29 @@ class ToyLearner:
 
     def manifest(self) -> dict[str, Any]:
         return {"policy": "toy", "observation_size": 3}
+
+
+def supervise(folder: Path, kills: int) -> None:
+    """Train once without disturbance and once killed `kills` times at random moments."""
+    torch.set_num_threads(1)
+    assert os.waitpid(start(folder / "whole"), 0)[1] == 0
+    delays = random.Random(0)
+    for _ in range(kills):
+        child = start(folder / "killed")
+        time.sleep(delays.uniform(0.02, 0.25))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        print("killed" if os.WIFSIGNALED(status) else "finished")
+    assert os.waitpid(start(folder / "killed"), 0)[1] == 0
+
+
+def start(folder: Path) -> int:
+    child = os.fork()
+    if child == 0:
+        training.run(ToyLearner(300), folder, {}, checkpoint_every=2, log_every=1, progress=False)
+        os._exit(0)
+    return child
+
+
+if __name__ == "__main__":
+    supervise(Path(sys.argv[1]), int(sys.argv[2]))
