@@ -91,11 +91,11 @@ class FisorLearner:
     def _load(self, dataset: OfflineDataset, reward_scale: float) -> None:
         """Put the data set on the device in the form that updates draw from."""
         config, device = self.config, self.device
-        standardizer = Standardizer.fit(dataset)
-        if not config.standardize:
-            standardizer = Standardizer.identity(dataset.observation_size)
-        self.standardizer = standardizer
-        self.observations = standardizer.normalize(dataset.observations).to(device)
+        size = dataset.observation_size
+        self.standardizer = Standardizer(torch.zeros(size), torch.ones(size))
+        if config.standardize:
+            self.standardizer = Standardizer.fit(dataset)
+        self.observations = self.standardizer.normalize(dataset.observations).to(device)
         self.rows = dataset.rows.to(device)
         limit = 1.0 - 1e-5  # as published: exact corners are unreachable for a clipped sampler
         self.actions = dataset.actions.clamp(-limit, limit).to(device)
@@ -264,7 +264,7 @@ class FisorLearner:
             "actors": self.actors.average.state_dict(),
             "q": self.critics.q_target.state_dict(),
             "v": self.critics.v.state_dict(),
-            "standardizer": {"mean": self.standardizer.mean, "std": self.standardizer.std},
+            "standardizer": self.standardizer.state(),
         }
         return {f"{group}.{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
 

@@ -47,8 +47,7 @@ def load_policy(checkpoint: Checkpoint, arm: str, seed: int, device: torch.devic
     critics.q_target.load_state_dict(twins)
     critics.q.load_state_dict(twins)
     critics.v.load_state_dict(select_members(_group(checkpoint.model, "v"), range(first, first + count)))
-    moments = _group(checkpoint.model, "standardizer")
-    standardizer = Standardizer(moments["mean"].to(device), moments["std"].to(device))
+    standardizer = Standardizer.from_state(_group(checkpoint.model, "standardizer")).to(device)
     target = torch.device(device)
     return CandidatePolicy(actors.to_device(target), critics.to(target), standardizer, ARMS[arm])
 

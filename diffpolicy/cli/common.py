@@ -1,0 +1,72 @@
+"""What several verbs need: the task's dataset, a learner from a configuration."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import diffpolicy
+import envs
+from diffpolicy import data
+from diffpolicy.cli.config import build
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.policies import FisorConfig, FisorLearner
+
+SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5"}
+
+
+def dataset_path(task: envs.Task, path: str | None) -> Path:
+    """Return the dataset file: `path` if given, else the shipped one of `task`; ConfigError when there is none."""
+    if path is not None:
+        found = Path(path).expanduser()
+        if not found.exists():
+            raise ConfigError(f"data={path}: there is no such file")
+        return found
+    if task.id not in SHIPPED:
+        raise ConfigError(
+            f"{task.name} needs a dataset: `diffpolicy data fetch {task.name}` gets the published one, "
+            f"`diffpolicy collect task={task.name}` makes one; then pass data=FILE"
+        )
+    with as_file(files(diffpolicy) / "assets" / SHIPPED[task.id]) as shipped:
+        return shipped
+
+
+def load_dataset(task: envs.Task, path: Path) -> data.OfflineDataset:
+    """Return the dataset at `path`; DataError when it is not one of `task`."""
+    dataset = data.load(path)
+    found = (dataset.observation_size, dataset.action_size)
+    wanted = (task.observation_size, task.action_size)
+    if found != wanted:
+        raise data.DataError(
+            f"{path} has observations and actions of sizes {found}, {task.name} has {wanted}: is it another task's?"
+        )
+    return dataset
+
+
+def reward_scale(task: envs.Task) -> float:
+    """Return FISOR's reward scale: horizon / (R_max - R_min) of the benchmark."""
+    return task.max_episode_steps / (task.max_episode_reward - task.min_episode_reward)
+
+
+def make_learner(
+    task: envs.Task, path: Path, policy: DictConfig, seeds: list[int], device: torch.device
+) -> tuple[FisorLearner, dict[str, Any]]:
+    """Return a learner for the configuration and the plain configuration that its checkpoints carry."""
+    options = OmegaConf.to_container(policy, resolve=True)
+    assert isinstance(options, dict)
+    options.pop("name")
+    config = build(FisorConfig, options, "policy")  # type: ignore[arg-type]
+    hashed = data.sha256(path)
+    description = {
+        "task": task.id,
+        "data": {"file": path.name, "sha256": hashed},
+        "action_low": -1.0,
+        "action_high": 1.0,
+        "version": diffpolicy.__version__,
+    }
+    dataset = load_dataset(task, path)
+    learner = FisorLearner(dataset, config, seeds, reward_scale(task), device, description)
+    stored = {"task": task.id, "seeds": seeds, "policy": options, "data_sha256": hashed}
+    return learner, stored

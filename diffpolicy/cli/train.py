@@ -1,0 +1,42 @@
+"""`diffpolicy train`: critics and diffusion actors from an offline dataset; resumes a stopped run."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+import envs
+from diffpolicy import training
+from diffpolicy.cli.common import dataset_path, make_learner
+
+INFEASIBLE_WARNING = 0.6
+
+
+def main(cfg: DictConfig) -> None:
+    """Train what `cfg` describes in the folder `cfg.run`."""
+    checkpoint = train(cfg)
+    Console().print(
+        f"trained: {checkpoint}\nnext:    diffpolicy evaluate checkpoint={cfg.run}", soft_wrap=True
+    )
+
+
+def train(cfg: DictConfig) -> Path:
+    """Train or resume in the folder `cfg.run` and return the last checkpoint."""
+    task = envs.task(cfg.task)
+    device = training.pick_device(cfg.device)
+    learner, config = make_learner(task, dataset_path(task, cfg.data), cfg.policy, list(cfg.seeds), device)
+    path = training.run(
+        learner,
+        cfg.run,
+        config,
+        checkpoint_every=cfg.checkpoint_every,
+        log_every=cfg.log_every,
+        progress=cfg.progress,
+    )
+    shares = training.read_checkpoint(path).manifest["infeasible_share"]
+    if max(shares) > INFEASIBLE_WARNING:
+        Console(stderr=True).print(
+            f"warning: the critics call {max(shares):.0%} of the data's states infeasible. Usual causes: too few "
+            "critic updates, data that seldom returns from a violation, an expectile below 0.9 (docs/fisor.md)."
+        )
+    return path
