@@ -1,11 +1,15 @@
 """Robot tasks as gymnasium environments: the DSRL benchmark and the point robot."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from envs import registry
 from envs.errors import MissingSimulatorError, RenderingError, UnknownTaskError, WorkerError
 from envs.registry import Task, task, tasks
+
+if TYPE_CHECKING:
+    from envs.vector import ParallelEnv
 
 __all__ = [
     "MissingSimulatorError",
@@ -14,6 +18,7 @@ __all__ = [
     "UnknownTaskError",
     "WorkerError",
     "make",
+    "make_vector",
     "task",
     "tasks",
 ]
@@ -35,7 +40,7 @@ def make(task: str, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any
     """
     from envs.dsrl import simulators
 
-    entry = _task(task)
+    entry = registry.task(task)
     if entry.simulator == "point_robot":
         return gymnasium.make(entry.id, render_mode=render_mode)
     makers = {
@@ -47,4 +52,17 @@ def make(task: str, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any
     return gymnasium.wrappers.TimeLimit(env, entry.max_episode_steps)
 
 
-_task = task
+def make_vector(
+    task: str, num_envs: int, *, workers: int | None = None, autoreset: bool = True
+) -> "ParallelEnv":
+    """Make `num_envs` environments of a task, several to a worker process.
+
+    `workers` is the number of processes: None for one per core, 0 for none at all.  Every step reports
+    `infos["cost"]` (n,) float32 and `infos["final_observation"]` (n, O), also at the last step of an episode.  With
+    `autoreset` the next episode begins in the same step; without it a finished environment stays as it is and earns
+    nothing until the next reset.  Results do not depend on the number of workers.
+    Raises UnknownTaskError, MissingSimulatorError, or WorkerError.
+    """
+    from envs.vector import ParallelEnv
+
+    return ParallelEnv(registry.task(task), num_envs, workers, autoreset)

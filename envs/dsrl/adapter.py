@@ -91,7 +91,7 @@ def strip_sky_box() -> None:
         assets["textures"]["skybox"] = sky
         return assets
 
-    def load(file: Any, Loader: Any) -> Any:  # noqa: N803  the parameter's name is yaml's
+    def load(file: Any, Loader: Any) -> Any:
         return parse(file.read())
 
     world.yaml = SimpleNamespace(load=load, FullLoader=yaml.FullLoader)
