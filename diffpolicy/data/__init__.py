@@ -1,17 +1,41 @@
-"""Offline datasets: one schema, readers, a writer and a validator."""
+"""Offline datasets: one schema, readers, a writer, a validator, filters, and downloads."""
 
 from .columns import from_transitions
+from .density import Grid, grid, published_densities
+from .download import SOURCES, DownloadError, Progress, fetch, sha256
+from .filters import Range, add_noise, add_outliers, drop_best, inpaint, thin
+from .normalizer import Standardizer
 from .readers import load
 from .schema import REQUIRED, DataError, Expectations, OfflineDataset, Problem
+from .summary import describe
+from .validate import check, check_dataset
 from .writer import save
 
 __all__ = [
     "REQUIRED",
+    "SOURCES",
     "DataError",
+    "DownloadError",
     "Expectations",
+    "Grid",
     "OfflineDataset",
     "Problem",
+    "Progress",
+    "Range",
+    "Standardizer",
+    "add_noise",
+    "add_outliers",
+    "check",
+    "check_dataset",
+    "describe",
+    "drop_best",
+    "fetch",
     "from_transitions",
+    "grid",
+    "inpaint",
     "load",
+    "published_densities",
     "save",
+    "sha256",
+    "thin",
 ]

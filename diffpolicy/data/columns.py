@@ -22,25 +22,29 @@ class Column(Protocol):
     """What `numpy.ndarray` and `h5py.Dataset` have in common."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Type of one entry as stored."""
+
     def __getitem__(self, rows: slice, /) -> Any: ...
 
 
 class Reading(NamedTuple):
-    """What reading a source gave: a dataset when it could be built at all, and everything noticed on the way."""
+    """A dataset when it could be built at all, and every problem noticed on the way."""
 
     dataset: OfflineDataset | None
     problems: list[Problem]
 
 
 def read_columns(columns: Mapping[str, Column]) -> Reading:
-    """Builds a dataset from DSRL columns: observations (n, O), actions (n, A), the other four (n,) or (n, 1).
+    """Builds a dataset from DSRL columns: observations (N, O), actions (N, A), the other four (N,) or (N, 1).
 
-    `next_observations` (n, O) is used for each episode's final observation and must agree with the observations
-    inside an episode. A last episode without a done flag is kept, closed by a time-out, and reported as a warning
-    (DSRL drops it): its transitions are as good as any others.
+    `next_observations` (N, O) gives each episode's final observation and must agree with the observations
+    inside an episode. A last episode without a done flag is kept, closed by a time-out and reported as a
+    warning (DSRL drops it): its transitions are as good as any others.
     """
     found = Findings()
     _check_layout(columns, found)
@@ -91,7 +95,7 @@ def from_transitions(
     timeouts: ArrayLike,
     next_observations: ArrayLike | None = None,
 ) -> OfflineDataset:
-    """Builds a dataset from arrays in DSRL's layout (see `read_columns`). Raises DataError naming every problem."""
+    """Builds a dataset from arrays in DSRL's layout (see `read_columns`); DataError names every problem."""
     columns = {
         "observations": np.asarray(observations),
         "actions": np.asarray(actions),
@@ -171,7 +175,7 @@ def _read_floats(column: Column, name: str, found: Findings) -> Tensor:
 
 def _read_flags(column: Column, name: str, found: Findings) -> NDArray[np.bool_]:
     values = np.asarray(column[0 : column.shape[0]]).reshape(-1)
-    found.add_rows("error", name, "flags must be 0 or 1", (values != 0) & (values != 1))
+    found.add_rows("error", name, "flags must be 0 or 1", ~np.isin(values, (0, 1)))
     return values.astype(bool)
 
 
@@ -192,12 +196,7 @@ def _read_observations(columns: Mapping[str, Column], rows: Tensor, last: Tensor
         ending = last[low:high]
         following = rows[low:high] + 1
         observations[following[ending]] = part[ending]
-        same = torch.isclose(part, observations[following], rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True).all(1)
-        found.add_rows(
-            "error",
-            "next_observations",
-            "differs from the observation of the row after it, in the same episode",
-            (~same).numpy(),
-            low,
-        )
+        near = torch.isclose(part, observations[following], rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
+        message = "differs from the observation of the row after it, in the same episode"
+        found.add_rows("error", "next_observations", message, (~near.all(1)).numpy(), low)
     return observations

@@ -13,7 +13,7 @@ Severity = Literal["error", "warning"]
 
 
 class Findings:
-    """An ordered set of problems; the same problem in several slices becomes one with all its rows counted."""
+    """An ordered set of problems; one found in several slices stays one, with all its rows counted."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[Severity, str, str], list[int]] = {}
@@ -27,7 +27,7 @@ class Findings:
     def add_rows(
         self, severity: Severity, where: str, message: str, bad: NDArray[np.bool_], first_row: int = 0
     ) -> None:
-        """Notes a problem of the rows that `bad` (n,) marks, counted from `first_row`; nothing marked, nothing noted."""
+        """Notes a problem of the rows that `bad` (n,) marks, counted from `first_row`, if it marks any."""
         indices = np.flatnonzero(bad)
         if indices.size == 0:
             return

@@ -46,7 +46,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Expectations:
-    """What a task expects of its data; None leaves a point unchecked. Action limits hold for every dimension."""
+    """What a task expects of its data; None leaves a point unchecked; limits are for every dimension."""
 
     observation_size: int | None = None
     action_size: int | None = None
@@ -61,8 +61,8 @@ class OfflineDataset:
     """N transitions in E episodes, as CPU tensors that store no observation twice.
 
     `observations` (N+E, O) holds each episode's observations followed by its final one, so that transition i
-    starts in row `rows[i]` and ends in row `rows[i] + 1`. `episode_ends` (E,) is exclusive. Where the source kept
-    no final observations, `final_observations_known` is False and each is a copy of the one before it.
+    starts in row `rows[i]` and ends in row `rows[i] + 1`. `episode_ends` (E,) is exclusive. Where the source
+    kept no final observations, `final_observations_known` is False and each is a copy of the one before it.
     Raises DataError when shapes or dtypes do not belong together.
     """
 
@@ -156,7 +156,9 @@ class OfflineDataset:
         chosen = torch.as_tensor(episodes)
         if chosen.dtype == torch.bool:
             if chosen.shape != (self.num_episodes,):
-                raise DataError(f"select: the mask has shape {tuple(chosen.shape)}, not ({self.num_episodes},)")
+                raise DataError(
+                    f"select: a mask must have shape ({self.num_episodes},), not {tuple(chosen.shape)}"
+                )
             chosen = chosen.nonzero().squeeze(1)
         chosen = chosen.long()
         if chosen.numel() and not bool(((chosen >= 0) & (chosen < self.num_episodes)).all()):

@@ -20,15 +20,15 @@ CHUNK_BYTES = 1 << 18
 def save(
     dataset: OfflineDataset,
     path: str | Path,
-    attributes: Mapping[str, Any] = {},  # noqa: B006
+    attributes: Mapping[str, Any] = {},
     *,
     next_observations: bool = True,
 ) -> None:
     """Writes a DSRL HDF5 file (gzip and shuffle, float32 and bool) under a temporary name, then renames it.
 
-    `attributes` become the file's attributes: text and numbers as they are, anything else as JSON. A dataset whose
-    final observations are not known is written without `next_observations`, so that none is made up.
-    Raises DataError for an empty dataset and when the file cannot be written; an older file then stays as it was.
+    `attributes` become the file's attributes: text and numbers as they are, anything else as JSON. A dataset
+    whose final observations are not known is written without `next_observations`, so that none is made up.
+    Raises DataError for an empty dataset, and when the file cannot be written; an older one then stays.
     """
     path = Path(path)
     if dataset.num_episodes == 0:
@@ -42,10 +42,10 @@ def save(
                 file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value)
         with partial.open("rb+") as written:
             os.fsync(written.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise DataError(f"{path} could not be written ({reason}); is the disk full or the folder read-only?") from error
+        raise DataError(f"{path} could not be written ({reason}): disk full, or folder read-only?") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -38,7 +38,10 @@ def read_hdf5(path: Path) -> Reading:
             if found.has_errors:
                 return Reading(None, found.problems())
             return read_columns(columns)
-    except (Exception, MemoryError) as error:  # h5py answers damaged bytes with whatever error the damage leads to
+    except (
+        Exception,
+        MemoryError,
+    ) as error:  # damaged bytes make h5py raise nearly anything
         detail = str(error).split("\n")[0]
         found.add("error", "file", f"cannot be read as HDF5 (truncated or damaged): {detail}")
         return Reading(None, found.problems())
