@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,11 +144,10 @@ def _recompute(document: dict[str, Any]) -> Evaluation:
         if any(len(row) != protocol["episodes"] for row in arm["episodes"]):
             raise CertificateError(f"{where}.episodes: not {protocol['episodes']} per training seed")
         played[arm["name"]] = tuple(tuple(_episode(entry) for entry in row) for row in arm["episodes"])
+    limits, reference = protocol["limits"], protocol["reference"]
     try:
-        return judge(
-            task, played, seed=protocol["seed"], limits=protocol["limits"], reference=protocol["reference"]
-        )
-    except (EvaluationError, ValueError, OverflowError) as error:
+        return judge(task, played, seed=protocol["seed"], limits=limits, reference=reference)
+    except (EvaluationError, ValueError) as error:
         raise CertificateError(f"arms: {error}") from error
 
 
@@ -183,7 +183,8 @@ def _write(path: Path, text: str) -> Path:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CertificateError(
             f"{path.name} cannot be written: {error.strerror}; name another folder"
         ) from error
