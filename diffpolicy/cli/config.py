@@ -53,7 +53,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _union(kind, arguments, value, where)
     if origin is Literal:
-        if value in arguments:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
         raise _wrong_choice(where, value, arguments)
     if origin in (list, tuple, Sequence):
@@ -72,20 +72,27 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
-        if value in kind.__members__:
+        if isinstance(value, str) and value in kind.__members__:
             return kind[value]
         raise _wrong_choice(where, value, tuple(kind.__members__))
     if kind is Path and isinstance(value, str):
-        return Path(value).expanduser()
+        return _path(value, where)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and number:
         return float(value)
-    if kind is int and number and float(value).is_integer():
+    if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     # A bool is an int to Python and a mistake to everyone else.
     if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
         return value
     raise _wrong(where, kind, value)
+
+
+def _path(value: str, where: str) -> Path:
+    try:
+        return Path(value).expanduser()  # the shell leaves the ~ of `data=~/file` alone
+    except RuntimeError as error:
+        raise ConfigError(f"{where}={value}: {error}") from error
 
 
 def _union(kind: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
