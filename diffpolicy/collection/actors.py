@@ -81,7 +81,7 @@ def load_actor(path: str | Path, task: Task, order: NDArray[np.int64]) -> MLPAct
 def sorted_order(env: gymnasium.Env[Any, Any]) -> NDArray[np.int64]:
     """Index (O,) that puts the parts of a Safety-Gymnasium navigation observation into alphabetical order."""
     try:
-        parts = env.unwrapped.task.obs_info.obs_space_dict  # type: ignore[attr-defined]
+        parts = env.unwrapped.raw.task.obs_info.obs_space_dict  # type: ignore[attr-defined]
     except AttributeError as error:
         raise CollectionError("sorted_observations is for Safety-Gymnasium navigation tasks only") from error
     sizes = {name: int(np.prod(space.shape)) for name, space in parts.items()}

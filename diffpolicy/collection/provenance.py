@@ -71,7 +71,8 @@ def _changes(settings: dict[str, Any], defaults: dict[str, Any], prefix: str) ->
         if isinstance(value, dict):
             words += _changes(value, defaults[name], f"{prefix}{name}.")
         elif json.dumps(value) != json.dumps(defaults[name]):
-            words.append(f"{prefix}{name}={json.dumps(value, separators=(',', ':'))}")
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            words.append(f"{prefix}{name}={text}")
     return words
 
 
