@@ -1,22 +1,138 @@
 """Pictures of the simulators, off screen and quick: no shadows, no multi-sampling."""
 
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.errors import RenderingError
+
+Picture = NDArray[np.uint8]
+
+SIZE = 256  # [pixel], of MuJoCo and Bullet pictures
+
 
 class MujocoCamera:
-    """Draws MuJoCo scenes; the renderer is created with the first picture and remade when the model changes."""
+    """Draws MuJoCo scenes; its renderer is created with the first picture, and again when the model changes."""
 
-    def picture(self, model: Any, data: Any) -> NDArray[np.uint8]:
-        """Return an (H, W, 3) picture of the scene."""
-        raise NotImplementedError
+    def __init__(self) -> None:
+        self._renderer: Any = None
+        self._model: Any = None
+
+    def picture(self, model: Any, data: Any) -> Picture:
+        """Return a (256, 256, 3) picture of the scene in its present state.
+
+        Raises RenderingError if there is no OpenGL to draw with.
+        """
+        if self._model is not model:
+            self.close()
+            self._renderer = _mujoco_renderer(model)
+            self._model = model
+        self._renderer.update_scene(data, camera=_view(model), scene_option=_all_geometry())
+        _without_shadows(self._renderer.scene)
+        picture: Picture = self._renderer.render()
+        return picture
 
     def close(self) -> None:
-        """Release the renderer."""
+        """Release the renderer; the next picture makes a new one."""
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer = self._model = None
 
 
-def bullet_picture(raw: Any) -> NDArray[np.uint8]:
-    """Return an (H, W, 3) picture of a Bullet task."""
-    raise NotImplementedError
+def _mujoco_renderer(model: Any) -> Any:
+    import mujoco
+
+    model.vis.quality.offsamples = 0
+    model.vis.quality.shadowsize = 0
+    model.vis.global_.offwidth = max(SIZE, model.vis.global_.offwidth)
+    model.vis.global_.offheight = max(SIZE, model.vis.global_.offheight)
+    try:
+        with _context_without_screen():
+            return mujoco.Renderer(model, height=SIZE, width=SIZE)
+    except Exception as error:  # whatever the OpenGL binding raises: its types differ with the back-end
+        raise RenderingError(
+            f"MuJoCo finds no OpenGL to draw with ({error}). On Debian and Ubuntu, `apt-get install libegl1 "
+            "libgl1-mesa-dri` lets it draw without a screen; or `apt-get install libosmesa6` and set "
+            "MUJOCO_GL=osmesa before Python starts."
+        ) from error
+
+
+@contextmanager
+def _context_without_screen() -> Iterator[None]:
+    """Let MuJoCo use EGL where it would ask for a window although there is no screen.
+
+    MuJoCo chooses at its import, from MUJOCO_GL, which is too early for an environment that may never be drawn.
+    """
+    from mujoco import gl_context
+
+    chosen = gl_context.GLContext
+    has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if sys.platform != "linux" or has_screen or chosen.__module__ != "mujoco.glfw":
+        yield
+        return
+    gl_context.GLContext = importlib.import_module("mujoco.egl").GLContext
+    try:
+        yield
+    finally:
+        gl_context.GLContext = chosen
+
+
+def _view(model: Any) -> Any:
+    """Return the camera: above the arena where the task has one, else the robot's own, which follows it."""
+    names = [model.camera(index).name for index in range(model.ncam)]
+    return "fixedfar" if "fixedfar" in names else "track"
+
+
+def _all_geometry() -> Any:
+    import mujoco
+
+    options = mujoco.MjvOption()
+    options.geomgroup[:] = 1  # hazards, walls and zones are in groups that are hidden by default
+    return options
+
+
+def _without_shadows(scene: Any) -> None:
+    import mujoco
+
+    scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+    scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+
+
+def bullet_picture(raw: Any) -> Picture:
+    """Return a (256, 256, 3) picture of a Bullet task: the whole circle from above, or the way before a runner.
+
+    A red frame marks a step with a cost.
+    """
+    client, agent = raw.bc, raw.agent
+    if hasattr(raw.task, "circle"):
+        target, distance, yaw, pitch = (0.0, 0.0, 0.0), 14.0, 0.0, -89.0
+        client.changeVisualShape(raw.task.circle.body_id, -1, rgbaColor=(0.7, 0.9, 0.7, 1.0))  # was a dark blue
+    else:
+        target, distance, yaw, pitch = (agent.get_position()[0] + 1.5, 0.0, 0.3), 5.5, -40.0, -35.0
+    view = client.computeViewMatrixFromYawPitchRoll(target, distance, yaw, pitch, roll=0, upAxisIndex=2)
+    projection = client.computeProjectionMatrixFOV(fov=60, aspect=1.0, nearVal=0.1, farVal=100.0)
+    # The software renderer needs no OpenGL, so every machine draws the same picture. But it knows no transparency,
+    # and would hide the robot inside the ball that is to light up at a violation.
+    ball = agent.violation_body_id
+    place = client.getBasePositionAndOrientation(ball)
+    client.resetBasePositionAndOrientation(ball, (0, 0, -100), (0, 0, 0, 1))
+    *_, pixels, _depth, _mask = client.getCameraImage(
+        SIZE, SIZE, view, projection, renderer=client.ER_TINY_RENDERER, flags=client.ER_NO_SEGMENTATION_MASK, shadow=0
+    )
+    client.resetBasePositionAndOrientation(ball, *place)
+    picture = np.asarray(pixels, np.uint8).reshape(SIZE, SIZE, 4)[..., :3].copy()
+    if agent._violates_constraints:
+        _frame(picture)
+    return picture
+
+
+def _frame(picture: Picture) -> None:
+    inside = picture[6:-6, 6:-6].copy()
+    picture[:] = (220, 30, 30)
+    picture[6:-6, 6:-6] = inside
