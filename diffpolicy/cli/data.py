@@ -1,12 +1,17 @@
 """`diffpolicy data`: checks, fetches and describes dataset files."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
 import envs
 from diffpolicy import data
+from diffpolicy.cli.errors import ConfigError
 
 ACTION_LIMIT = 1.0  # every task's actions are in [-1, 1]
 
@@ -14,15 +19,14 @@ ACTION_LIMIT = 1.0  # every task's actions are in [-1, 1]
 def main(arguments: Sequence[str]) -> int:
     """Run one of check, fetch and info; return 0, or 1 if a checked file has errors.
 
-    Raises DataError for a file that `info` cannot read or a dataset that cannot be fetched, UnknownTaskError
-    for an unknown task.
+    Raises DataError for a file that `info` cannot read, DownloadError for one that cannot be fetched,
+    ConfigError for a task without a published one, UnknownTaskError for an unknown task.
     """
     options = _parser().parse_args(arguments)
     if options.job == "check":
         return _check(options.file, options.task)
     if options.job == "fetch":
-        print(data.fetch(options.what, options.to))
-        return 0
+        return _fetch(options.what, options.to)
     return _info(options.file)
 
 
@@ -33,8 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, help="HDF5 (DSRL or D4RL), .npz, or a Minari folder")
     check.add_argument("--task", help="hold the file to this task's sizes, horizon and costs")
     fetch = jobs.add_parser("fetch", help="download the published dataset of a task")
-    fetch.add_argument("what", metavar="TASK|FILE", help="a task, or the name of a published file")
-    fetch.add_argument("--to", type=Path, help="the folder to keep it in")
+    fetch.add_argument(
+        "what", metavar="TASK|FILE", help="a task, the name of a published file, or a local path"
+    )
+    fetch.add_argument("--to", type=Path, help="the folder to keep it in (default: dsrl's)")
     info = jobs.add_parser("info", help="print a file's size, returns, costs and SHA-256")
     info.add_argument("file", type=Path)
     return parser
@@ -66,6 +72,33 @@ def expectations_of(task: envs.Task) -> data.Expectations:
 def _task_of(file: Path) -> envs.Task | None:
     """The task whose published dataset has this file's name."""
     return next((task for task in envs.tasks() if task.dataset_file == file.name), None)
+
+
+def _fetch(what: str, to: Path | None) -> int:
+    if Path(what).is_file():
+        print(what)
+        return 0
+    task = None if what.endswith(".hdf5") else envs.task(what)
+    name = task.dataset_file if task else what
+    if not name:
+        raise ConfigError(f"{what} has no published dataset: make one with `diffpolicy collect task={what}`")
+    console = Console(stderr=True)
+    columns = (DownloadColumn(), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task(name, total=None)
+        path = data.fetch(
+            name,
+            to or dataset_folder(),
+            progress=lambda at: bar.update(shown, completed=at.done, total=at.total),
+        )
+    print(path)
+    return 0
+
+
+def dataset_folder() -> Path:
+    """Return the folder that dsrl itself keeps datasets in: DSRL_DATASET_DIR, or ~/.dsrl/datasets."""
+    named = os.environ.get("DSRL_DATASET_DIR")
+    return Path(named) if named else Path.home() / ".dsrl" / "datasets"
 
 
 def _info(file: Path) -> int:

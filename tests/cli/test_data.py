@@ -1,0 +1,144 @@
+"""The data verb on good files, bad files and files that are not there."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from diffpolicy import data
+
+EPISODES, STEPS = 3, 200
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Return a file that is as a file of BallCircle should be."""
+    generator = np.random.default_rng(0)
+    n = EPISODES * STEPS
+    timeouts = np.zeros(n, dtype=bool)
+    timeouts[STEPS - 1 :: STEPS] = True
+    observations = generator.normal(size=(n, 8)).astype(np.float32)
+    path = tmp_path / "good.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = observations
+        file["next_observations"] = np.roll(observations, -1, axis=0)
+        file["actions"] = generator.uniform(-1, 1, size=(n, 2)).astype(np.float32)
+        file["rewards"] = np.ones(n, dtype=np.float32)
+        file["costs"] = (np.arange(n) % 10 == 0).astype(np.float32)
+        file["terminals"] = np.zeros(n, dtype=bool)
+        file["timeouts"] = timeouts
+    return path
+
+
+def spoil(path: Path, key: str, row: int, value: float) -> None:
+    with h5py.File(path, "r+") as file:
+        file[key][row] = value
+
+
+def test_a_sound_file_passes(command, dataset):
+    status, out, _ = command("data", "check", str(dataset), "--task", "BallCircle")
+    assert status == 0
+    assert "0 errors" in out
+    assert "held to BallCircle" in out
+
+
+def test_errors_are_named_with_their_rows_and_fail_the_command(command, dataset):
+    spoil(dataset, "actions", 17, 3.0)
+    spoil(dataset, "costs", 23, 0.5)
+    status, out, _ = command("data", "check", str(dataset), "--task", "OfflineBallCircle-v0")
+    assert status == 1
+    assert "row 17" in out
+    assert "row 23" in out
+    assert "2 errors, 0 warnings" in out
+
+
+def test_a_task_of_other_sizes_is_an_error(command, dataset):
+    status, out, _ = command("data", "check", str(dataset), "--task", "CarGoal1")
+    assert status == 1
+    assert "72" in out
+
+
+def test_a_published_name_is_held_to_its_task(command, dataset):
+    published = dataset.rename(dataset.with_name("SafetyBallCircle-v0-80-886.hdf5"))
+    assert "held to BallCircle" in command("data", "check", str(published))[1]
+
+
+def test_no_task_is_said(command, dataset):
+    assert "name one with --task" in command("data", "check", str(dataset))[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a dataset", b"\x89HDF\r\n\x1a\n" + b"\0" * 200])
+def test_a_bad_file_is_an_error_and_no_traceback(command, tmp_path, content):
+    path = tmp_path / "bad.hdf5"
+    path.write_bytes(content)
+    status, out, _ = command("data", "check", str(path))
+    assert status == 1
+    assert out.startswith("error: ")
+    assert command("data", "info", str(path))[0] == 1
+
+
+def test_a_missing_file(command):
+    assert command("data", "check", "nowhere.hdf5")[0] == 1
+    status, _, err = command("data", "info", "nowhere.hdf5")
+    assert status == 1
+    assert "nowhere.hdf5" in err
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_task_names_the_nearest(command, dataset):
+    status, _, err = command("data", "check", str(dataset), "--task", "BalCircle")
+    assert status == 1
+    assert "BallCircle" in err
+
+
+def test_info_prints_sizes_returns_and_hash(command, dataset):
+    status, out, _ = command("data", "info", str(dataset))
+    assert status == 0
+    lines = {line[:25].strip(): line[26:] for line in out.splitlines()}
+    assert lines["episodes"] == "3"
+    assert lines["transitions"] == "600"
+    assert lines["sha256"] == data.sha256(dataset)
+    assert "50%: 200" in lines["episode return"]
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("BallCircle", "SafetyBallCircle-v0-80-886.hdf5"), ("SafetyX-v0-1-2.hdf5", "SafetyX-v0-1-2.hdf5")],
+)
+def test_fetch_asks_for_the_published_file(command, monkeypatch, tmp_path, what, name):
+    asked = []
+
+    def fetch(file_name, folder, *, progress):
+        asked.append((file_name, folder))
+        progress(data.Progress(1, 2, None))
+        return folder / file_name
+
+    monkeypatch.setattr(data, "fetch", fetch)
+    monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "default"))
+    assert command("data", "fetch", what)[:2] == (0, f"{tmp_path / 'default' / name}\n")
+    assert command("data", "fetch", what, "--to", "here")[:2] == (0, f"here/{name}\n")
+    assert asked == [(name, tmp_path / "default"), (name, Path("here"))]
+
+
+def test_fetch_of_a_local_path_is_that_path(command, dataset):
+    assert command("data", "fetch", str(dataset)) == (0, f"{dataset}\n", "")
+
+
+def test_fetch_of_a_task_without_a_published_dataset_says_how_to_make_one(command):
+    status, _, err = command("data", "fetch", "PointRobot")
+    assert status == 2
+    assert "diffpolicy collect task=PointRobot" in err
+
+
+def test_fetch_without_a_network_is_one_sentence(command, monkeypatch):
+    def fetch(file_name, folder, *, progress):
+        raise data.DownloadError("not reachable")
+
+    monkeypatch.setattr(data, "fetch", fetch)
+    assert command("data", "fetch", "BallCircle") == (1, "", "error: not reachable\n")
+
+
+@pytest.mark.parametrize("words", [(), ("chek", "x"), ("check",), ("check", "x", "--tsak", "y")])
+def test_a_wrong_command(command, words):
+    assert command("data", *words)[0] == 2
