@@ -55,15 +55,9 @@ def read_columns(columns: Mapping[str, Column]) -> Reading:
         return Reading(None, found.problems())
     done = flags["terminals"] | flags["timeouts"]
     if not done[-1]:
-        tail = int(np.flatnonzero(done)[-1]) + 1 if done.any() else 0
-        unfinished = np.arange(tail, done.size)
-        found.add_rows(
-            "warning",
-            "timeouts",
-            "the file ends inside an episode; it is kept and closed as a time-out",
-            np.ones(unfinished.size, dtype=bool),
-            first_row=tail,
-        )
+        unfinished = np.cumsum(done[::-1])[::-1] == 0
+        message = "the file ends inside an episode; it is kept and closed as a time-out"
+        found.add_rows("warning", "timeouts", message, unfinished)
         flags["timeouts"][-1] = done[-1] = True
     ends = torch.from_numpy(np.flatnonzero(done) + 1)
     episode_of = torch.from_numpy(np.concatenate([[0], np.cumsum(done[:-1])]).astype(np.int64))
@@ -161,8 +155,8 @@ def _slices(column: Column) -> Iterator[tuple[int, int]]:
 def _floats(column: Column, name: str, low: int, high: int, found: Findings) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite and is reported as such
         values = np.asarray(column[low:high]).astype(np.float32, copy=False)
-    bad = ~np.isfinite(values)
-    found.add_rows("error", name, "NaN or infinite", bad.reshape(high - low, -1).any(axis=1), low)
+    bad = np.asarray((~np.isfinite(values)).reshape(high - low, -1).any(axis=1))
+    found.add_rows("error", name, "NaN or infinite", bad, low)
     return values
 
 
@@ -175,7 +169,7 @@ def _read_floats(column: Column, name: str, found: Findings) -> Tensor:
 
 def _read_flags(column: Column, name: str, found: Findings) -> NDArray[np.bool_]:
     values = np.asarray(column[0 : column.shape[0]]).reshape(-1)
-    found.add_rows("error", name, "flags must be 0 or 1", ~np.isin(values, (0, 1)))
+    found.add_rows("error", name, "flags must be 0 or 1", np.isin(values, (0, 1), invert=True))
     return values.astype(bool)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -33,21 +34,31 @@ def save(
     path = Path(path)
     if dataset.num_episodes == 0:
         raise DataError(f"{path}: a dataset of 0 episodes is not saved")
+    texts = {name: _attribute(path, name, value) for name, value in attributes.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(partial, "w") as file:
             _write(file, dataset, with_next=next_observations and dataset.final_observations_known)
-            for name, value in attributes.items():
-                file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value)
+            file.attrs.update(texts)
         with partial.open("rb+") as written:
             os.fsync(written.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
         reason = str(error).split("\n")[0]
         raise DataError(f"{path} could not be written ({reason}): disk full, or folder read-only?") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be what could not be written
+            partial.unlink(missing_ok=True)
+
+
+def _attribute(path: Path, name: str, value: Any) -> str | int | float:
+    if isinstance(value, str | int | float):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: attribute {name!r} cannot be stored as JSON: {error}") from error
 
 
 def _write(file: Any, dataset: OfflineDataset, *, with_next: bool) -> None:

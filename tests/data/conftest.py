@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+Arrays = dict[str, Any]
+
+
+@pytest.fixture
+def arrays() -> Arrays:
+    """DSRL columns of three episodes of 4, 3 and 5 steps: a terminal, then two time-outs."""
+    rng = np.random.default_rng(0)
+    terminals, timeouts = np.zeros(12, bool), np.zeros(12, bool)
+    terminals[3] = timeouts[6] = timeouts[11] = True
+    observations = rng.standard_normal((12, 3)).astype(np.float32)
+    following = np.concatenate([observations[1:], np.zeros((1, 3), np.float32)])
+    following[[3, 6, 11]] = [[10, 10, 10], [20, 20, 20], [30, 30, 30]]
+    return {
+        "observations": observations,
+        "next_observations": following,
+        "actions": rng.uniform(-1, 1, (12, 2)).astype(np.float32),
+        "rewards": np.arange(12, dtype=np.float32),
+        "costs": np.array([0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1], np.float32),
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+
+
+@pytest.fixture
+def write_hdf5(tmp_path: Path) -> Callable[[Arrays], Path]:
+    def write(columns: Arrays) -> Path:
+        path = tmp_path / "data.hdf5"
+        with h5py.File(path, "w") as file:
+            for name, values in columns.items():
+                file[name] = values
+        return path
+
+    return write

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from diffpolicy import data
+from diffpolicy.data import DataError, writer
+
+
+def test_what_is_saved_is_dsrl_and_loads_the_same(arrays: dict[str, Any], tmp_path: Path) -> None:
+    dataset = data.from_transitions(**arrays)
+    path = tmp_path / "new" / "data.hdf5"
+    data.save(dataset, path, {"task": "OfflineBallRun-v0", "seed": 3, "mix": {"ppo": 2}})
+    with h5py.File(path) as file:
+        assert set(file) == set(arrays)
+        for name, values in arrays.items():
+            assert file[name].dtype == values.dtype, name
+            assert (file[name].compression, file[name].shuffle) == ("gzip", True)
+            np.testing.assert_array_equal(file[name][()], values)
+        assert dict(file.attrs) == {"task": "OfflineBallRun-v0", "seed": 3, "mix": '{"ppo": 2}'}
+    again = data.load(path)
+    assert torch.equal(again.observations, dataset.observations)
+    assert torch.equal(again.rows, dataset.rows)
+    assert [file.name for file in path.parent.iterdir()] == ["data.hdf5"]
+
+
+def test_next_observations_can_be_left_out_and_are_never_made_up(
+    arrays: dict[str, Any], tmp_path: Path
+) -> None:
+    dataset = data.from_transitions(**arrays)
+    data.save(dataset, tmp_path / "short.hdf5", next_observations=False)
+    short = data.load(tmp_path / "short.hdf5")
+    assert not short.final_observations_known
+    data.save(short, tmp_path / "again.hdf5")
+    assert not data.load(tmp_path / "again.hdf5").final_observations_known
+
+
+def test_an_empty_dataset_is_refused(arrays: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="0 episodes"):
+        data.save(data.from_transitions(**arrays).select([False] * 3), tmp_path / "data.hdf5")
+
+
+def test_a_full_disk_leaves_the_older_file(
+    arrays: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = data.from_transitions(**arrays)
+    path = tmp_path / "data.hdf5"
+    data.save(dataset, path)
+    before = path.read_bytes()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "_write", fail)
+    with pytest.raises(DataError, match=r"could not be written.*No space left on device"):
+        data.save(dataset, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["data.hdf5"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(arrays: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match="could not be written"):
+        data.save(data.from_transitions(**arrays), tmp_path / "file" / "data.hdf5")
+
+
+def test_attributes_that_cannot_be_stored_are_named(arrays: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="attribute 'x' cannot be stored"):
+        data.save(data.from_transitions(**arrays), tmp_path / "data.hdf5", {"x": object()})
+    assert list(tmp_path.iterdir()) == []
