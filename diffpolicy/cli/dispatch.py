@@ -31,8 +31,8 @@ def dispatch(arguments: Sequence[str], verbs: Mapping[str, Verb] = VERBS) -> int
         # The reader of our output is gone (`| head`); the interpreter must not fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt.args[0] if interrupt.args else "interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         message = None if debugging() else one_line(error)

@@ -26,7 +26,7 @@ HYDRA_VERSION = "1.3"
 class _Outcome:
     """What became of the job, told past Hydra, which would print a paragraph of its own about a failure."""
 
-    started: bool = False
+    folder: str | None = None
     failure: Exception | None = None
 
 
@@ -50,12 +50,18 @@ def run_hydra(name: str, verb: Verb, arguments: Sequence[str]) -> int:
             command()
         if outcome.failure is not None:
             raise outcome.failure
+    except KeyboardInterrupt as interrupt:
+        if outcome.folder is None:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; to use the same folder again: run={outcome.folder}"
+        ) from interrupt
     except HydraException as error:
         raise ConfigError(explain(error, name, arguments)) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
-        if outcome.started:
+        if outcome.folder is not None:
             raise
         raise ConfigError(f"{name}: {error}") from error  # flags of Hydra's that exclude each other
     return 0
@@ -63,9 +69,8 @@ def run_hydra(name: str, verb: Verb, arguments: Sequence[str]) -> int:
 
 def _job(verb: Verb, outcome: _Outcome) -> Callable[[DictConfig], None]:
     def job(cfg: DictConfig) -> None:
-        outcome.started = True
         settings = HydraConfig.get()
-        cfg.run = settings.runtime.output_dir
+        cfg.run = outcome.folder = settings.runtime.output_dir
         try:
             import_module(verb.module).main(cfg)
         except Exception as error:

@@ -67,6 +67,12 @@ def test_a_missing_package_is_named_with_its_cure(command):
     assert "'stable_baselines3' is missing: run `make setup`" in err
 
 
+def test_an_interruption_says_how_to_go_on(command, tmp_path):
+    status, _, err = command("trivial", "run=here", "fails=interrupt")
+    assert status == 130
+    assert err.splitlines()[-1].endswith(f"run={tmp_path / 'here'}")
+
+
 def test_a_defect_keeps_its_traceback(command):
     with pytest.raises(KeyError, match="a defect"):
         command("trivial", "fails=defect")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from diffpolicy.cli.verbs import VERBS
+
 
 def results(folder: Path) -> dict[str, str]:
     return {str(file.parent.relative_to(folder)): file.read_text() for file in folder.rglob("result.txt")}
@@ -66,6 +68,13 @@ def test_groups_of_train_can_be_chosen(command, choice):
     status, out, _ = command("train", *choice.split(), "--cfg", "job")
     assert status == 0
     assert yaml.safe_load(out)["policy"]["name"] == "fisor"
+
+
+@pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.arguments == "hydra"])
+def test_every_verb_composes_and_shares_the_common_options(command, name):
+    status, out, err = command(name, "--cfg", "job", "--resolve")
+    assert status == 0, err
+    assert {"task", "seeds", "device", "run"} <= set(yaml.safe_load(out))
 
 
 def test_a_config_dir_adds_choices(command, tmp_path):

@@ -12,6 +12,8 @@ def main(cfg: DictConfig) -> None:
         raise DataError("rewards:\n has 3 rows")
     if cfg.fails == "defect":
         raise KeyError("a defect")
+    if cfg.fails == "interrupt":
+        raise KeyboardInterrupt
     if cfg.fails == "missing":
         raise ModuleNotFoundError("No module named 'stable_baselines3'", name="stable_baselines3.common")
     Path(cfg.run, "result.txt").write_text(f"{cfg.task} {cfg.number}")
