@@ -24,7 +24,8 @@ class StackedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply each member's layer to its own batch."""
         if self.weight.shape[0] == 1:  # one plain product: the batched kernel does not thread a batch of one
-            return torch.addmm(self.bias[0], inputs[0], self.weight[0]).unsqueeze(0)
+            output = torch.addmm(self.bias.squeeze(0), inputs.squeeze(0), self.weight.squeeze(0))
+            return output.unsqueeze(0)
         return torch.baddbmm(self.bias, inputs, self.weight)
 
 
@@ -39,7 +40,7 @@ class StackedLayerNorm(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalise (members, batch, size)."""
         if self.scale.shape[0] == 1:
-            return functional.layer_norm(inputs, inputs.shape[-1:], self.scale[0, 0], self.shift[0, 0])
+            return functional.layer_norm(inputs, inputs.shape[-1:], self.scale.squeeze(), self.shift.squeeze())
         return functional.layer_norm(inputs, inputs.shape[-1:]) * self.scale + self.shift
 
 

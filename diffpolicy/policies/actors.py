@@ -22,6 +22,7 @@ class ActorConfig:
     decay_steps: int = 3_000_000  # of the cosine schedule, in actor updates
     ema: float = 0.001
     diffusion_steps: int = 5
+    bfloat16: bool = False  # train in bfloat16 with float32 weights, optimiser and averages
 
 
 class DiffusionActors(nn.Module):
@@ -70,9 +71,18 @@ class DiffusionActors(nn.Module):
         )
         noise = torch.empty_like(actions).normal_(generator=generator)
         noisy = self.process.corrupt(actions, step, noise)
-        prediction = self.denoiser(noisy, step, observations, generator)
+        prediction = self._predict(noisy, step, observations, generator)
         error = (prediction - self.process.target(actions, noise, step)).square().sum(dim=-1)
         return (error if weights is None else weights * error).mean(dim=-1)
+
+    def _predict(self, noisy: Tensor, step: Tensor, observations: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.config.bfloat16:
+            prediction: Tensor = self.denoiser(noisy, step, observations, generator)
+            return prediction
+        weights = {name: weight.bfloat16() for name, weight in self.denoiser.named_parameters()}
+        inputs = (noisy.bfloat16(), step, observations.bfloat16(), generator)
+        low: Tensor = torch.func.functional_call(self.denoiser, weights, inputs)
+        return low.float()
 
     @torch.no_grad()
     def update_average(self) -> None:
