@@ -43,7 +43,7 @@ setup:
 	elif ! $(PIP) install -q torch==$(TORCH_VERSION)+cpu 2>/dev/null; then
 	  # Linux without an NVIDIA GPU: PyPI's own build would bring gigabytes of CUDA, so the CPU build or nothing.
 	  $(PIP) install -q torch==$(TORCH_VERSION) --index-url $(CPU_INDEX) || {
-	    echo "setup: PyTorch's CPU build could not be had from $(CPU_INDEX); name another: make setup TORCH='torch==$(TORCH_VERSION) --index-url ...'" >&2; exit 1; }
+	    echo "setup: no CPU build of PyTorch from $(CPU_INDEX); name another source: make setup TORCH='torch==$(TORCH_VERSION) --index-url URL', or take the CUDA build: make setup TORCH=torch" >&2; exit 1; }
 	fi
 	$(PIP) install -q -e '.[safety,collect,dev]' $(MUJOCO)
 	$(PIP) install -q --no-deps $(DSRL)
