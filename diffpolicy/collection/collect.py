@@ -67,6 +67,7 @@ def choose(dataset: OfflineDataset, task: Task, config: CollectConfig) -> Offlin
         cells=config.cells,
         per_cell=config.per_cell,
         max_episodes=config.max_episodes,
+        free_share=config.free_share,
         rng=np.random.default_rng(config.seed),
     )
     if len(chosen) == 0:

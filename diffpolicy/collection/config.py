@@ -42,6 +42,7 @@ class CollectConfig:
     cells, per_cell: the kept episodes are thinned to `per_cell` in each of `cells` x `cells` cells of the
         cost-return plane; episodes at cost 0 have a row of cells of their own.
     max_episodes: upper limit on the kept episodes, the most crowded cells thinned first.
+    free_share: share of the kept episodes that cost nothing, as far as there are any.
     min_normalized_return: episodes below are dropped (the benchmark's files start at 0); None keeps all.
     extend: the episodes of an existing file stay in the pool, so that a run can go on with another seed.
     """
@@ -53,8 +54,9 @@ class CollectConfig:
     ladder: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
     seed: int = 0
     cells: int = 20
-    per_cell: int = 15
+    per_cell: int = 40
     max_episodes: int = 1000
+    free_share: float = 0.3
     min_normalized_return: float | None = None
     extend: bool = False
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -70,6 +72,8 @@ class CollectConfig:
         for name in ("steps", "num_envs", "cells", "per_cell", "max_episodes", "threads"):
             if getattr(self, name) < 1:
                 raise CollectionError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0.0 <= self.free_share <= 1.0:
+            raise CollectionError(f"free_share={self.free_share} must be from 0 to 1")
         if self.source == "ppo":
             if not self.ladder or not all(math.isfinite(rung) and rung >= 0 for rung in self.ladder):
                 raise CollectionError(f"ladder={self.ladder} must hold at least one number, none negative")

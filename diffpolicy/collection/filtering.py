@@ -27,13 +27,14 @@ def cover_plane(
     cells: int,
     per_cell: int,
     max_episodes: int,
+    free_share: float,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Indices of the kept episodes, in their own order.
 
     Dropped are episodes of cost above `max_cost` or return below `min_return`; of the others a cell of the
     cost-return plane keeps `per_cell` chosen by `rng`. Beyond `max_episodes` the most crowded cells are
-    thinned first.
+    thinned first, with `free_share` of the places for episodes at cost 0 as long as there are any.
     Source: DSRL (Liu et al. 2023), section 3 and its `grid_filter`.
     """
     allowed = costs <= max_cost
@@ -42,10 +43,15 @@ def cover_plane(
     pool = rng.permutation(np.flatnonzero(allowed))
     if len(pool) == 0:
         return np.zeros(0, dtype=np.int64)
-    cell = plane_cells(returns[pool], costs[pool], cells, max_cost)
-    rank = _rank_within(cell)
+    rank = _rank_within(plane_cells(returns[pool], costs[pool], cells, max_cost))
     order = np.argsort(rank, kind="stable")
-    kept = order[rank[order] < per_cell][:max_episodes]
+    order = order[rank[order] < per_cell]
+    free = costs[pool[order]] <= 0
+    places = round(free_share * max_episodes)
+    # Either side may take what the other leaves empty.
+    places_free = max(places, max_episodes - int(np.sum(~free)))
+    places_costly = max_episodes - min(places_free, int(np.sum(free)))
+    kept = np.concatenate([order[free][:places_free], order[~free][:places_costly]])
     return np.sort(pool[kept])
 
 

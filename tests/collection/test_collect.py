@@ -151,6 +151,7 @@ def test_an_impossible_choice_says_what_to_change(tmp_path: Path) -> None:
         ({"source": "dreams"}, "ppo, policies or scripted"),
         ({"constraint": "hope"}, "penalty or limit"),
         ({"steps": 0}, "steps=0"),
+        ({"free_share": 30.0}, "from 0 to 1"),
         ({"num_envs": 2}, "rungs of the ladder"),
         ({"ladder": (-1.0,)}, "none negative"),
         ({"source": "policies"}, "actor file"),

@@ -7,7 +7,7 @@ from diffpolicy.collection.filtering import cover_plane, plane_cells
 
 
 def keep(returns: list[float], costs: list[float], seed: int = 0, **changes: object) -> list[int]:
-    settings = {"max_cost": 10.0, "cells": 2, "per_cell": 1, "max_episodes": 100} | changes
+    settings = {"max_cost": 10.0, "cells": 2, "per_cell": 1, "max_episodes": 100, "free_share": 0.5} | changes
     rng = np.random.default_rng(seed)
     return cover_plane(np.array(returns), np.array(costs), rng=rng, **settings).tolist()  # type: ignore[arg-type]
 
@@ -34,6 +34,21 @@ def test_the_crowded_cell_is_thinned_first() -> None:
     kept = keep(returns, costs, per_cell=40, max_episodes=6)
     assert len(kept) == 6
     assert set(kept) >= {50, 51}
+
+
+def test_places_are_kept_for_episodes_that_cost_nothing() -> None:
+    returns, costs = list(np.linspace(0, 10, 400)), [0.0] * 200 + [5.0] * 200
+    kept = keep(returns, costs, per_cell=400, max_episodes=100, free_share=0.3)
+    assert sum(index < 200 for index in kept) == 30
+    assert len(kept) == 100
+
+
+@pytest.mark.parametrize(("free", "costly", "expected"), [(10, 200, 10), (200, 20, 80), (0, 200, 0)])
+def test_places_left_empty_are_taken_by_the_others(free: int, costly: int, expected: int) -> None:
+    costs = [0.0] * free + [5.0] * costly
+    kept = keep([1.0] * len(costs), costs, per_cell=400, max_episodes=100, free_share=0.3)
+    assert sum(index < free for index in kept) == expected
+    assert len(kept) == 100
 
 
 def test_choice_depends_on_the_seed_only() -> None:
