@@ -31,7 +31,7 @@ setup:
 	stamp="$$version $(TORCH) $$(cat pyproject.toml Makefile | sha256sum | cut -c1-16)"
 	if [ -x $(BIN)/diffpolicy ] && [ "$$(cat $(STAMP) 2>/dev/null)" = "$$stamp" ]; then exit 0; fi
 	echo "setup: Python $$version into $(VENV) (a few minutes the first time)"
-	if [ ! -x $(BIN)/python ] || [ "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "$$version" ]; then
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1 || [ "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "$$version" ]; then
 	  "$$python" -m venv --clear $(VENV) || { echo "setup: no venv; on Debian: apt-get install python$$version-venv" >&2; exit 1; }
 	fi
 	if [ -n "$(TORCH)" ]; then
