@@ -34,8 +34,9 @@ gymnasium.register(
 def make(task: str, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """Make the environment of a task, given by id or short name.
 
-    Steps are gymnasium's five-tuples with float32 observations and a float `info["cost"]`; episodes are truncated at
-    the task's horizon; `reset(seed=...)` is repeatable for every simulator; `render_mode` is None or "rgb_array".
+    Steps are gymnasium's five-tuples with float32 observations and a float `info["cost"]`; episodes are
+    truncated at the task's horizon; `reset(seed=...)` is repeatable for every simulator; `render_mode` is
+    None or "rgb_array".
     Raises UnknownTaskError, or MissingSimulatorError if the task's simulator cannot run here.
     """
     from envs.dsrl import simulators
@@ -57,10 +58,10 @@ def make_vector(
 ) -> "ParallelEnv":
     """Make `num_envs` environments of a task, several to a worker process.
 
-    `workers` is the number of processes: None for one per core, 0 for none at all.  Every step reports
-    `infos["cost"]` (n,) float32 and `infos["final_observation"]` (n, O), also at the last step of an episode.  With
-    `autoreset` the next episode begins in the same step; without it a finished environment stays as it is and earns
-    nothing until the next reset.  Results do not depend on the number of workers.
+    `workers` is the number of processes: None for one per core, 0 for none at all. Every step reports
+    `infos["cost"]` (n,) float32 and `infos["final_observation"]` (n, O), also at the last step of an
+    episode. With `autoreset` the next episode begins in the same step; without it a finished environment
+    stays as it is and earns nothing until the next reset. Results do not depend on the number of workers.
     Raises UnknownTaskError, MissingSimulatorError, or WorkerError.
     """
     from envs.vector import ParallelEnv

@@ -12,8 +12,8 @@ class Task:
     """One task with the constants of its benchmark.
 
     `min/max_episode_reward` and `min/max_episode_cost` are the reference returns and costs of whole episodes,
-    `dataset_file` is the name of the published dataset ("" where there is none), and `binary_cost` says that a
-    step costs exactly 0 or 1.
+    `dataset_file` is the name of the published dataset ("" where there is none), and `binary_cost` says
+    that a step costs exactly 0 or 1.
     """
 
     id: str
@@ -30,7 +30,7 @@ class Task:
     binary_cost: bool
 
     def normalized_return(self, episode_return: float) -> float:
-        """Return `episode_return` as a fraction: 0 at the reference minimum, 1 at the maximum (not times 100).
+        """Return `episode_return` as a fraction: 0 at the reference minimum, 1 at the maximum.
 
         Source: DSRL (Liu et al. 2023), `get_normalized_score`.
         """
@@ -42,7 +42,7 @@ class Task:
         """Return `episode_cost` in units of `limit`; at most 1 is safe.
 
         With a limit of 0 both sides are raised by 1, as DSRL does, so that no division by zero occurs.
-        Raises ValueError for a negative limit.  Source: DSRL (Liu et al. 2023), `get_normalized_score`.
+        Raises ValueError for a negative limit. Source: DSRL (Liu et al. 2023), `get_normalized_score`.
         """
         if limit < 0:
             raise ValueError(f"A cost limit is at least 0, not {limit}.")

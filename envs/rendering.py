@@ -18,7 +18,7 @@ SIZE = 256  # [pixel], of MuJoCo and Bullet pictures
 
 
 class MujocoCamera:
-    """Draws MuJoCo scenes; its renderer is created with the first picture, and again when the model changes."""
+    """Draws MuJoCo scenes; its renderer is created with the first picture, and again for a new model."""
 
     def __init__(self) -> None:
         self._renderer: Any = None
@@ -46,7 +46,7 @@ class MujocoCamera:
 
 
 def _mujoco_renderer(model: Any) -> Any:
-    import mujoco
+    import mujoco  # type: ignore[import-untyped]
 
     model.vis.quality.offsamples = 0
     model.vis.quality.shadowsize = 0
@@ -67,7 +67,8 @@ def _mujoco_renderer(model: Any) -> Any:
 def _context_without_screen() -> Iterator[None]:
     """Let MuJoCo use EGL where it would ask for a window although there is no screen.
 
-    MuJoCo chooses at its import, from MUJOCO_GL, which is too early for an environment that may never be drawn.
+    MuJoCo chooses at its import, from MUJOCO_GL, which is too early for an environment that may never be
+    drawn.
     """
     from mujoco import gl_context
 
@@ -105,25 +106,32 @@ def _without_shadows(scene: Any) -> None:
 
 
 def bullet_picture(raw: Any) -> Picture:
-    """Return a (256, 256, 3) picture of a Bullet task: the whole circle from above, or the way before a runner.
+    """Return a (256, 256, 3) picture of a Bullet task: the circle from above, or the way before a runner.
 
     A red frame marks a step with a cost.
     """
     client, agent = raw.bc, raw.agent
     if hasattr(raw.task, "circle"):
         target, distance, yaw, pitch = (0.0, 0.0, 0.0), 14.0, 0.0, -89.0
-        client.changeVisualShape(raw.task.circle.body_id, -1, rgbaColor=(0.7, 0.9, 0.7, 1.0))  # was a dark blue
+        # The circle is the dark blue of the car.
+        client.changeVisualShape(raw.task.circle.body_id, -1, rgbaColor=(0.7, 0.9, 0.7, 1.0))
     else:
         target, distance, yaw, pitch = (agent.get_position()[0] + 1.5, 0.0, 0.3), 5.5, -40.0, -35.0
     view = client.computeViewMatrixFromYawPitchRoll(target, distance, yaw, pitch, roll=0, upAxisIndex=2)
     projection = client.computeProjectionMatrixFOV(fov=60, aspect=1.0, nearVal=0.1, farVal=100.0)
-    # The software renderer needs no OpenGL, so every machine draws the same picture. But it knows no transparency,
-    # and would hide the robot inside the ball that is to light up at a violation.
+    # The software renderer needs no OpenGL, so every machine draws the same picture. But it knows no
+    # transparency, and would hide the robot inside the ball that is to light up at a violation.
     ball = agent.violation_body_id
     place = client.getBasePositionAndOrientation(ball)
     client.resetBasePositionAndOrientation(ball, (0, 0, -100), (0, 0, 0, 1))
     *_, pixels, _depth, _mask = client.getCameraImage(
-        SIZE, SIZE, view, projection, renderer=client.ER_TINY_RENDERER, flags=client.ER_NO_SEGMENTATION_MASK, shadow=0
+        SIZE,
+        SIZE,
+        view,
+        projection,
+        renderer=client.ER_TINY_RENDERER,
+        flags=client.ER_NO_SEGMENTATION_MASK,
+        shadow=0,
     )
     client.resetBasePositionAndOrientation(ball, *place)
     picture = np.asarray(pixels, np.uint8).reshape(SIZE, SIZE, 4)[..., :3].copy()

@@ -5,6 +5,7 @@ import os
 import signal
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class EnvironmentGroup:
         return self._observations.copy()
 
     def step(self, actions: NDArray[Any]) -> Outcome:
-        """Step every environment; one that has finished is started again, or left alone without auto-reset."""
+        """Step every environment; a finished one starts again, or is left alone without auto-reset."""
         rewards = np.zeros(len(self._envs))
         costs = np.zeros(len(self._envs), np.float32)
         final = self._observations.copy()
@@ -115,8 +116,8 @@ class _Worker:
     def _died(self) -> WorkerError:
         self._process.join(1.0)
         return WorkerError(
-            f"The process that ran {self._name} ended by itself (exit code {self._process.exitcode}). A negative "
-            "code is a signal, -9 often means that memory ran out; try fewer environments or workers."
+            f"The process that ran {self._name} ended by itself (exit code {self._process.exitcode}). "
+            "A negative code is a signal; -9 often means that memory ran out: try fewer environments."
         )
 
     def close(self) -> None:
@@ -168,7 +169,7 @@ class ParallelEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[An
             self._parts.append(_InProcess(EnvironmentGroup(task, num_envs, autoreset)))
             return
         bounds = np.linspace(0, num_envs, min(wanted, num_envs) + 1).astype(int).tolist()
-        self._slices = [slice(first, last) for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._slices = [slice(first, last) for first, last in pairwise(bounds)]
         for rows in self._slices:
             self._parts.append(_Worker(task, rows.start, rows.stop - rows.start, autoreset))
         self._finish()
@@ -198,8 +199,8 @@ class ParallelEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[An
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start an episode in every environment and return observations (n, O).
 
-        An integer seeds environment i with seed + i, a list gives each its own.  Raises ValueError for a list of
-        another length.
+        An integer seeds environment i with seed + i, a list gives each its own. Raises ValueError for a
+        list of another length.
         """
         seeds: list[Any]
         if seed is None:
@@ -218,9 +219,10 @@ class ParallelEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[An
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Step every environment with `actions` (n, A).
 
-        Returns observations (n, O), rewards (n,), terminated (n,), truncated (n,) and infos with "cost" (n,) float32
-        and "final_observation" (n, O): where this step led, which only differs from the observations where an episode
-        ended and the next one began.  Raises WorkerError if an environment fails, ValueError for another shape.
+        Returns observations (n, O), rewards (n,), terminated (n,), truncated (n,) and infos with "cost"
+        (n,) float32 and "final_observation" (n, O): where this step led, which only differs from the
+        observations where an episode ended and the next one began. Raises WorkerError if an environment
+        fails, ValueError for another shape.
         """
         actions = np.asarray(actions)
         if actions.shape != self.action_space.shape:

@@ -1,9 +1,10 @@
 """Makes safety-gymnasium 0.4.0 run on current Python, gymnasium and mujoco.
 
-The package is pinned to gymnasium 0.28 and mujoco 2.3.  Each function below mends one break and touches only
-safety-gymnasium's own modules (the first also adds module names that gymnasium has dropped).  Two breaks need no
-patch: its `registration.make` relies on a removed field of `EnvSpec` and its off-screen viewer on a removed
-signature, and both are simply not used, see `envs.dsrl.simulators` and `envs.rendering`.
+The package is pinned to gymnasium 0.28 and mujoco 2.3. Each function below mends one break and touches only
+safety-gymnasium's own modules (the first also adds module names that gymnasium has dropped). Two of the five
+breaks need no patch: its `registration.make` (break 3) relies on a removed field of `EnvSpec`, its viewer
+(break 5) on a removed signature of gymnasium's, and neither is used: see `envs.dsrl.simulators` and
+`envs.rendering`.
 """
 
 import importlib
@@ -38,7 +39,7 @@ def provide_removed_wrappers() -> None:
     """Break 1: gymnasium 1.0 removed the wrapper modules which safety-gymnasium imports."""
     import gymnasium.wrappers as wrappers
 
-    removed = {
+    removed: dict[str, dict[str, Any]] = {
         "compatibility": {"EnvCompatibility": object},
         "autoreset": {"AutoResetWrapper": wrappers.Autoreset},
         "time_limit": {"TimeLimit": wrappers.TimeLimit},
@@ -80,7 +81,7 @@ def strip_sky_box() -> None:
 
     A small gradient takes the place of the stars; nothing but the background of a picture can tell.
     """
-    world = importlib.import_module("safety_gymnasium.world")
+    world: Any = importlib.import_module("safety_gymnasium.world")
     yaml = world.yaml
     sky = {"@type": "skybox", "@builtin": "gradient", "@width": 8, "@height": 48}
     sky |= {"@rgb1": "0.75 0.85 0.95", "@rgb2": "0.45 0.6 0.8"}
@@ -104,13 +105,8 @@ def adapt_safety_gymnasium() -> None:
     Raises ImportError if it or one of its dependencies is not installed.
     """
     provide_removed_wrappers()
-    _import_without_assets()
+    importlib.import_module("safety_gymnasium")  # without its assets, which need the next patch
     make_colours_hashable()
-    importlib.import_module("safety_gymnasium.builder")
+    importlib.import_module("safety_gymnasium.builder")  # with its assets
     accept_joint_arrays()
     strip_sky_box()
-
-
-def _import_without_assets() -> None:
-    """Import the package itself; its assets, which need the next patch, load with the builder only."""
-    importlib.import_module("safety_gymnasium")

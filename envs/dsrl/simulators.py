@@ -39,13 +39,13 @@ class NumpyStream:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let `np.random` draw from this stream; the caller's own state is untouched afterwards."""
-        callers = np.random.get_state(legacy=False)
-        np.random.set_state(self._state)
+        callers = np.random.get_state(legacy=False)  # noqa: NPY002
+        np.random.set_state(self._state)  # noqa: NPY002
         try:
             yield
         finally:
-            self._state = np.random.get_state(legacy=False)
-            np.random.set_state(callers)
+            self._state = np.random.get_state(legacy=False)  # noqa: NPY002
+            np.random.set_state(callers)  # noqa: NPY002
 
 
 class SimulatorEnv(gymnasium.Env[Observation, Action]):
@@ -54,7 +54,7 @@ class SimulatorEnv(gymnasium.Env[Observation, Action]):
     `raw` is the simulator package's own environment.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  gymnasium's own type
 
     def __init__(self, build: Callable[[], Any], render_mode: str | None) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -106,7 +106,7 @@ class SafetyGymnasiumEnv(SimulatorEnv):
         step: tuple[Any, float, float, bool, bool, dict[str, Any]] = self.raw.step(action)
         return step
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Return the scene as an (H, W, 3) picture, or None without a render mode; see `RenderingError`."""
         if self.render_mode is None:
             return None
@@ -126,8 +126,8 @@ class BulletEnv(SimulatorEnv):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; the same `seed` gives the same episode for the same actions."""
-        # Bullet's saved state leaves out the motors' set-points: the last command of the previous episode would
-        # still drive the car and the drone during the step that every reset takes.
+        # Bullet's saved state leaves out the motors' set-points: the last command of the previous episode
+        # would still drive the car and the drone during the step that every reset takes.
         client, body = self.raw.bc, self.raw.agent.body_id
         for joint in range(client.getNumJoints(body)):
             client.setJointMotorControl2(body, joint, client.VELOCITY_CONTROL, targetVelocity=0, force=0)
@@ -137,7 +137,7 @@ class BulletEnv(SimulatorEnv):
         observation, reward, terminated, truncated, info = self.raw.step(action)
         return observation, reward, info["cost"], terminated, truncated, info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Return the scene as an (H, W, 3) picture, or None without a render mode."""
         if self.render_mode is None:
             return None
@@ -150,8 +150,8 @@ def make_safety_gymnasium(task: Task, render_mode: str | None) -> SafetyGymnasiu
         adapt_safety_gymnasium()
     except ImportError as error:
         raise MissingSimulatorError(
-            f"{task.name} needs safety-gymnasium 0.4.0 and mujoco, but {error}. Install them with `{_INSTALL}` "
-            "after the `safety` extra."
+            f"{task.name} needs safety-gymnasium 0.4.0 and mujoco, but {error}. Install the `safety` extra "
+            f"and then `{_INSTALL}`."
         ) from error
     velocity = re.fullmatch(r"(\w+)Velocity", task.name)
     if velocity:
@@ -170,8 +170,8 @@ def make_bullet(task: Task, render_mode: str | None) -> BulletEnv:
         builder = importlib.import_module("bullet_safety_gym.envs.builder").EnvironmentBuilder
     except ImportError as error:
         raise MissingSimulatorError(
-            f"{task.name} needs pybullet and bullet-safety-gym 1.4.0, but {error}. PyBullet has ready-made packages "
-            f"up to Python 3.11; there, install them with `pip install pybullet` and `{_INSTALL}`."
+            f"{task.name} needs pybullet and bullet-safety-gym 1.4.0, but {error}. PyBullet has ready-made "
+            f"packages up to Python 3.11; there, `pip install pybullet` and then `{_INSTALL}`."
         ) from error
     kind = "Run" if task.name.endswith("Run") else "Circle"
     robot = task.name.removesuffix(kind)
@@ -182,7 +182,8 @@ def make_bullet(task: Task, render_mode: str | None) -> BulletEnv:
 def make_metadrive(task: Task, render_mode: str | None) -> SimulatorEnv:
     """Say why MetaDrive cannot run: always raises MissingSimulatorError."""
     raise MissingSimulatorError(
-        f"{task.name} can be trained on and scored, but not simulated: DSRL's MetaDrive tasks are written for a 2022 "
-        "release of metadrive-simulator whose settings (environment_num) and pins (gym 0.19, panda3d 1.10.8) no current "
-        "release has, and whose assets come from a separate download. A port of DSRL's MetaDrive tasks would be needed."
+        f"{task.name} can be trained on and scored, but not simulated: DSRL's MetaDrive tasks are written "
+        "for a 2022 release of metadrive-simulator, whose settings and pins (gym 0.19, panda3d 1.10.8) no "
+        "current Python can meet and whose assets are a separate download. DSRL's MetaDrive tasks would have to be "
+        "ported to a current metadrive-simulator."
     )
