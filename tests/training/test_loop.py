@@ -232,3 +232,18 @@ def test_losses_are_fetched_only_when_logged(
     )
     train(toy(20), tmp_path, checkpoint_every=10, log_every=8)
     assert fetched == [8, 10, 16, 20]
+
+
+def test_points_are_safe_before_the_checkpoint_is(
+    tmp_path: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    write = loop.write_checkpoint
+
+    def look_and_write(folder: Path, step: int, **contents: Any) -> Path:
+        seen.append((step, read_curves(folder)["loss"][0][-1]))
+        return write(folder, step, **contents)
+
+    monkeypatch.setattr(loop, "write_checkpoint", look_and_write)
+    train(toy(60), tmp_path, checkpoint_every=1, log_every=1)
+    assert seen == [(step, step) for step in range(1, 61)]
