@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -38,18 +39,69 @@ def save(
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "w") as file:
-            _write(file, dataset, with_next=next_observations and dataset.final_observations_known)
-            file.attrs.update(texts)
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
+        with _Sink(partial) as sink:
+            with h5py.File(sink, "w") as file:
+                _write(file, dataset, with_next=next_observations and dataset.final_observations_known)
+                file.attrs.update(texts)
+            sink.finish()
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{path} could not be written ({reason}): disk full, or folder read-only?") from error
+    except OSError as error:
+        raise DataError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):  # its folder may be what could not be written
             partial.unlink(missing_ok=True)
+
+
+class _Sink(io.RawIOBase):
+    """A new file that remembers its first failed write instead of raising it.
+
+    HDF5 does not survive a full disk: it goes on with half-written structures, prints from destructors and
+    may take the process down. So it is told that all is well, and `finish` raises what went wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        if self._error is None:
+            try:
+                done = 0
+                while done < len(view):
+                    done += self._file.write(view[done:])
+            except OSError as error:
+                self._error = error
+        return len(view)
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        count = self._file.readinto(view)
+        view[count:] = bytes(len(view) - count)  # what could not be written reads as zeros
+        return len(view)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def finish(self) -> None:
+        """Brings everything to the disk; raises the OSError of the first write that failed."""
+        if self._error is not None:
+            raise self._error
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _attribute(path: Path, name: str, value: Any) -> str | int | float:

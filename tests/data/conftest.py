@@ -37,7 +37,10 @@ def write_hdf5(tmp_path: Path) -> Callable[[Arrays], Path]:
         path = tmp_path / "data.hdf5"
         with h5py.File(path, "w") as file:
             for name, values in columns.items():
-                file[name] = values
+                if isinstance(values, dict):
+                    file.create_group(name)
+                else:
+                    file[name] = values
         return path
 
     return write

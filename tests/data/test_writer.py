@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from diffpolicy import data
-from diffpolicy.data import DataError, writer
+from diffpolicy.data import REQUIRED, DataError
 
 
 def test_what_is_saved_is_dsrl_and_loads_the_same(arrays: dict[str, Any], tmp_path: Path) -> None:
@@ -45,20 +46,22 @@ def test_an_empty_dataset_is_refused(arrays: dict[str, Any], tmp_path: Path) -> 
         data.save(data.from_transitions(**arrays).select([False] * 3), tmp_path / "data.hdf5")
 
 
-def test_a_full_disk_leaves_the_older_file(
-    arrays: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = data.from_transitions(**arrays)
+@pytest.mark.parametrize("room", [50, 5_000, 20_000])
+def test_a_full_disk_leaves_the_older_file(arrays: dict[str, Any], tmp_path: Path, room: int) -> None:
     path = tmp_path / "data.hdf5"
-    data.save(dataset, path)
+    data.save(data.from_transitions(**arrays), path)
     before = path.read_bytes()
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(writer, "_write", fail)
-    with pytest.raises(DataError, match=r"could not be written.*No space left on device"):
-        data.save(dataset, path)
+    larger = data.from_transitions(
+        observations=np.random.default_rng(0).standard_normal((5_000, 3)),
+        **{name: np.resize(arrays[name], (5_000, *arrays[name].shape[1:])) for name in REQUIRED[1:]},
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"could not be written: File too large"):
+            data.save(larger, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["data.hdf5"]
 

@@ -31,7 +31,9 @@ def read_hdf5(path: Path) -> Reading:
                     continue
                 if not isinstance(node, h5py.Dataset):
                     found.add("error", name, "is a group, not an array")
-                elif node.size is not None and node.nbytes > LARGEST_COMPRESSION * path.stat().st_size:
+                elif node.shape is None:
+                    found.add("error", name, "is empty")
+                elif node.nbytes > LARGEST_COMPRESSION * path.stat().st_size:
                     found.add("error", name, f"claims shape {node.shape}, more than this file can hold")
                 else:
                     columns[name] = node
