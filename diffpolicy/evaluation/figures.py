@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from diffpolicy.evaluation.summary import Arm, Scores, cost_table, return_table
-from diffpolicy.evaluation.svg import COLOURS, INK, MARKERS, WIDTH, export, figure
+from diffpolicy.evaluation.svg import COLOURS, INK, MARKERS, WIDE, export, figure
 
 
 class Curve(NamedTuple):
@@ -78,7 +78,7 @@ def distribution_figure(arms: Sequence[Arm], limits: Sequence[float]) -> str:
 
 def interval_figure(arms: Sequence[Arm], limit: float) -> str:
     """Normalised return (interquartile mean) and cost (mean) of every arm with their 95 % intervals."""
-    drawn = figure(0.42 * len(arms) + 0.95, columns=2, share_y=True)
+    drawn = figure(0.3 * len(arms) + 0.7, width=WIDE, columns=2, share_y=True)
     left, right = drawn.axes
     for index, arm in enumerate(arms):
         returns, costs = arm.summary.normalized_return, arm.summary.at(limit).normalized_cost
@@ -112,7 +112,8 @@ def curves_figure(curves: Sequence[Curve]) -> str:
 
 def feasible_figure(slices: Sequence[FeasibleSlice]) -> str:
     """The learned feasible set beside the true one: shading is the truth, the line what was learned."""
-    drawn = figure(WIDTH / max(len(slices), 2) + 0.6, columns=len(slices), share_y=True)
+    side = WIDE / max(len(slices), 3)
+    drawn = figure(side + 0.5, width=side * len(slices), columns=len(slices), share_y=True)
     for axes, one in zip(drawn.axes, slices, strict=True):
         learned, truth = np.asarray(one.learned, dtype=np.float64), np.asarray(one.truth, dtype=bool)
         xs, ys = np.asarray(one.xs), np.asarray(one.ys)

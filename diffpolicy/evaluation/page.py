@@ -27,7 +27,8 @@ section { margin-top: 2.75rem; }
 figure { margin: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; }
 figure svg { display: block; width: 100%; height: auto; color: var(--ink); }
-figure.wide { overflow-x: auto; }
+figure.wide { overflow-x: auto; grid-column: 1 / -1; }
+figure.wide svg { max-width: 52rem; margin: 0 auto; }
 figure svg text { font-family: inherit !important; }
 figcaption { margin-top: .6rem; }
 video { display: block; width: 100%; max-width: 26rem; margin: 0 auto .75rem; border-radius: .4rem; }
@@ -45,6 +46,7 @@ code { font-size: .82rem; overflow-wrap: anywhere; }
 .badge.safe { background: var(--good-bg); color: var(--good); }
 .badge.unsafe { background: var(--bad-bg); color: var(--bad); }
 @media (max-width: 46rem) {
+  figure.wide svg { min-width: 38rem; }
   main { padding-top: 1.5rem; }
   thead { display: none; }
   tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
@@ -80,7 +82,7 @@ def figure(svg: str, caption: str, *, wide: bool = False) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "") -> str:
-    """A table of HTML cells; the first of a row heads it, and each cell knows its column for narrow screens."""
+    """A table of HTML cells; the first of a row heads it, each cell names its column where narrow."""
     columns = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = []
     for first, *others in rows:

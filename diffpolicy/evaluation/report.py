@@ -83,7 +83,8 @@ def render(evaluation: Evaluation, *, subject: str, limit: float | None, extras:
             "Return and cost",
             figure(
                 interval_figure(arms, chosen),
-                "Points are estimates, bars their 95 % intervals; left of the dashed line is safe.",
+                "Points are estimates, bars their 95 % intervals; safe is a bar wholly left of the dashed line.",
+                wide=True,
             ),
             figure(
                 scatter_figure(task, arms, chosen, extras.dataset),
@@ -168,7 +169,7 @@ def _arms_table(evaluation: Evaluation, limit: float) -> str:
                 mean_text(s.normalized_return),
                 mean_text(s.at(limit).normalized_cost),
                 number(s.cost_cvar),
-                f"{percent(s.violation_share)} (≤ {percent(s.violation_probability_upper)})",
+                f"{s.violating_episodes}/{s.episodes} (≤ {percent(s.violation_probability_upper)})",
                 _badge(verdict(s, limit)),
             ]
         )
@@ -228,28 +229,21 @@ def _feasible(extras: Extras) -> str:
 
 def _provenance(evaluation: Evaluation, extras: Extras) -> str:
     first = evaluation.arms[0].summary
-    rows = [
-        ["task", escape(evaluation.task)],
-        [
-            "protocol",
-            f"{first.training_seeds} training seeds x {evaluation.episodes} episodes per arm, from seed {evaluation.seed}",
-        ],
-    ]
+    seeds = f"{first.training_seeds} training seeds × {evaluation.episodes} episodes per arm"
+    rows = [["task", escape(evaluation.task)], ["protocol", f"{seeds}, from seed {evaluation.seed}"]]
     document = extras.certificate
     if document:
         machine, code = document["machine"], document["code"]
         words = [machine["cpu"], f"{machine['cores']} cores", machine["accelerator"], machine["system"]]
         dirty = " with local changes" if code["dirty"] else ""
+        versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
         rows += [
             ["made", escape(document["created"])],
             ["command", f"<code>{escape(document['command'])}</code>"],
             ["data", f"<code>{document['data']['sha256']}</code>"],
             ["code", f"<code>{code['commit'] or code['sha256']}</code>{dirty}"],
             ["machine", escape(", ".join(word for word in words if word))],
-            [
-                "versions",
-                escape(", ".join(f"{name} {version}" for name, version in document["versions"].items())),
-            ],
+            ["versions", escape(versions)],
         ]
     return table(["", ""], rows, kind="facts")
 

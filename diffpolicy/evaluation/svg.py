@@ -12,6 +12,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#010203"  # stands for the page's text colour; replaced by currentColor
 WIDTH = 5.2  # in; about the width of a phone's page, so that text keeps its size there
+WIDE = 8.5  # in; scrolls on a phone
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -33,16 +34,18 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def figure(height: float, *, columns: int = 1, rows: int = 1, share_y: bool = False) -> Figure:
-    """An empty figure of the page's width and `height` [in] with its axes."""
+def figure(
+    height: float, *, width: float = WIDTH, columns: int = 1, rows: int = 1, share_y: bool = False
+) -> Figure:
+    """An empty figure of `width` and `height` [in] with its axes."""
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(WIDTH, height), layout="constrained")
+        drawn = Figure(figsize=(width, height), layout="constrained")
         drawn.subplots(rows, columns, sharey=share_y, squeeze=False)
     return drawn
 
 
 def export(drawn: Figure, name: str) -> str:
-    """The figure as an <svg> element: no size, ids that begin with `name`, the same text for the same figure."""
+    """The figure as an <svg> element without size, with ids that begin with `name`; it repeats exactly."""
     buffer, undated = io.StringIO(), dict.fromkeys(("Date", "Creator", "Type", "Format"))
     drawn.patch.set_alpha(0.0)
     for axes in drawn.axes:
