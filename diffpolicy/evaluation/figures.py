@@ -126,6 +126,7 @@ def feasible_figure(slices: Sequence[FeasibleSlice]) -> str:
             scores += f" (naive {infeasible_iou(one.naive, truth):.2f})"
         axes.set_title(f"{one.title}\n{scores}")
         axes.set_aspect("equal")
+        axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
         axes.set_xlabel("x")
     drawn.axes[0].set_ylabel("y")
     return export(drawn, "feasible")
@@ -162,12 +163,12 @@ def _look(index: int) -> tuple[str, str]:
 
 def _mark_limit(axes: Axes, limit: float) -> None:
     axes.axvline(limit, color=INK, lw=0.9, ls=(0, (4, 3)), alpha=0.7)
-    place = (limit, 1.0)
     axes.annotate(
         f"{limit:g}",
-        place,
+        (limit, 1.0),
         (2, -7),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         fontsize=7,
+        color=INK,
     )

@@ -83,7 +83,7 @@ def render(evaluation: Evaluation, *, subject: str, limit: float | None, extras:
             "Return and cost",
             figure(
                 interval_figure(arms, chosen),
-                "Points are estimates, bars their 95 % intervals; safe is a bar wholly left of the dashed line.",
+                "Points with 95 % intervals; safe is a bar wholly left of the dashed line.",
                 wide=True,
             ),
             figure(
@@ -205,15 +205,12 @@ def _differences_table(evaluation: Evaluation) -> str:
 
 def _rules(evaluation: Evaluation) -> str:
     seeds = evaluation.arms[0].summary.training_seeds
-    alone = (
-        " With one training seed the intervals speak of these trained policies, not of the methods."
-        if seeds == 1
-        else ""
-    )
+    alone = "With one training seed the intervals speak of these trained policies, not of the methods."
     return (
-        f'<p class="note">{escape(RULE)}. Brackets: 95 % bootstrap intervals over training seeds and episodes;'
-        " IQM: mean of the middle half; P: one-sided 95 % Clopper-Pearson bound; worst 10 %: mean cost of the"
-        f" worst tenth of episodes. Returns are normalised as in DSRL.{alone}</p>"
+        f'<p class="note">{escape(RULE)}. Brackets: 95 % bootstrap intervals over training seeds and'
+        " episodes; IQM: mean of the middle half; P: one-sided 95 % Clopper-Pearson bound; worst 10 %: mean"
+        " cost of the worst tenth of episodes. Returns are normalised as in DSRL."
+        f" {alone if seeds == 1 else ''}</p>"
     )
 
 
@@ -221,8 +218,8 @@ def _feasible(extras: Extras) -> str:
     if not extras.feasible:
         return ""
     caption = (
-        "Orange: states from which no manoeuvre is safe (ground truth). Blue line: edge of the learned feasible"
-        " set; dashed: edge of the set that needs no learning. IoU compares infeasible sets; 1 is perfect."
+        "Orange: states from which no manoeuvre is safe (ground truth). Blue line: edge of the learned"
+        " feasible set; dashed: of the set that needs no learning. IoU compares infeasible sets; 1 is perfect."
     )
     return section("The learned feasible set", figure(feasible_figure(extras.feasible), caption, wide=True))
 
