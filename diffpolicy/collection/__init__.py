@@ -1,7 +1,7 @@
 """Makes offline datasets from real simulators: learned behaviour, actors from files, scripted controllers."""
 
 from diffpolicy.collection.collect import choose, collect
-from diffpolicy.collection.config import CollectConfig, CollectionError, PPOConfig
+from diffpolicy.collection.config import CollectConfig, CollectionError, PPOConfig, SACConfig
 from diffpolicy.collection.filtering import cover_plane
 from diffpolicy.collection.recorder import EpisodeRecorder, RecordedEpisode, to_dataset
 
@@ -11,6 +11,7 @@ __all__ = [
     "EpisodeRecorder",
     "PPOConfig",
     "RecordedEpisode",
+    "SACConfig",
     "choose",
     "collect",
     "cover_plane",

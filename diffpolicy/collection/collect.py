@@ -29,7 +29,7 @@ def collect(task: str, config: CollectConfig, path: str | Path, progress: bool =
     entry, path = envs.task(task), Path(path)
     pool = [data.load(path)] if config.extend and path.exists() else []
     runs = earlier_runs(path) if pool else []
-    slots = config.num_envs if config.source == "ppo" else 1
+    slots = config.num_envs if config.online else 1
     recorder = EpisodeRecorder(slots, entry.max_episode_steps, entry.observation_size, entry.action_size)
     interrupted = False
     try:
@@ -81,16 +81,16 @@ def choose(dataset: OfflineDataset, task: Task, config: CollectConfig) -> Offlin
 
 def _record(task: Task, config: CollectConfig, recorder: EpisodeRecorder, progress: Progress) -> None:
     # Imported here because stable-baselines3 is an optional dependency and slow to import.
-    if config.source == "ppo":
+    if config.online:
         try:
-            from diffpolicy.collection.ppo import collect_ppo
+            from diffpolicy.collection.online import collect_online
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] != "stable_baselines3":
                 raise
             raise CollectionError(
-                "source=ppo needs stable-baselines3: pip install 'diffpolicy[collect]'"
+                f"source={config.source} needs stable-baselines3: pip install 'diffpolicy[collect]'"
             ) from error
-        collect_ppo(task, config, recorder, progress)
+        collect_online(task, config, recorder, progress)
         return
     from diffpolicy.collection.actors import load_actors
     from diffpolicy.collection.rollouts import record_rollouts

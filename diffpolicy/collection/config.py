@@ -32,10 +32,24 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
+class SACConfig:
+    """Settings of the off-policy agent: fewer steps, each far dearer than PPO's."""
+
+    learning_rate: float = 3e-4
+    batch_size: int = 256
+    buffer_size: int = 300_000
+    warm_up: int = 5_000
+    updates_per_step: float = 0.25
+    discount: float = 0.99
+    width: int = 64
+
+
+@dataclass(frozen=True)
 class CollectConfig:
     """One collection run: where behaviour comes from, how long, and which episodes are kept.
 
-    source: "ppo" (learned online), "policies" (actors from .npz files) or "scripted" (the point robot only).
+    source: "ppo" or "sac" (learned online), "policies" (actors from .npz files) or "scripted" (the point robot
+        only).
     constraint: "penalty": every entry of `ladder` is a fixed weight on the cost; "limit": every entry is a
         cost limit per episode whose weight is found by dual ascent.
     steps: environment steps over all environments together.
@@ -60,13 +74,14 @@ class CollectConfig:
     min_normalized_return: float | None = None
     extend: bool = False
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    sac: SACConfig = field(default_factory=SACConfig)
     policies: tuple[str, ...] = ()
     sorted_observations: bool = False
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.source not in ("ppo", "policies", "scripted"):
-            raise CollectionError(f"source={self.source!r} is unknown: use ppo, policies or scripted")
+        if self.source not in ("ppo", "sac", "policies", "scripted"):
+            raise CollectionError(f"source={self.source!r} is unknown: use ppo, sac, policies or scripted")
         if self.constraint not in ("penalty", "limit"):
             raise CollectionError(f"constraint={self.constraint!r} is unknown: use penalty or limit")
         for name in ("steps", "num_envs", "cells", "per_cell", "max_episodes", "threads"):
@@ -74,7 +89,7 @@ class CollectConfig:
                 raise CollectionError(f"{name}={getattr(self, name)} must be at least 1")
         if not 0.0 <= self.free_share <= 1.0:
             raise CollectionError(f"free_share={self.free_share} must be from 0 to 1")
-        if self.source == "ppo":
+        if self.online:
             if not self.ladder or not all(math.isfinite(rung) and rung >= 0 for rung in self.ladder):
                 raise CollectionError(f"ladder={self.ladder} must hold at least one number, none negative")
             if self.num_envs < len(self.ladder):
@@ -84,3 +99,8 @@ class CollectConfig:
                 )
         if self.source == "policies" and not self.policies:
             raise CollectionError("source=policies needs at least one actor file in `policies`")
+
+    @property
+    def online(self) -> bool:
+        """Whether an agent learns while it collects."""
+        return self.source in ("ppo", "sac")

@@ -13,6 +13,12 @@ from diffpolicy.collection.config import CollectConfig
 from envs import Task
 
 LICENCE = "CC BY 4.0"
+AGENTS = {
+    "ppo": "stable-baselines3 PPO",
+    "sac": "stable-baselines3 SAC",
+    "policies": "actors from files",
+    "scripted": "scripted controllers",
+}
 PACKAGES = ("diffpolicy", "gymnasium", "mujoco", "numpy", "pybullet", "safety-gymnasium", "bullet-safety-gym")
 AGENT_PACKAGES = ("stable-baselines3", "torch")
 
@@ -22,11 +28,7 @@ def describe_run(config: CollectConfig, *, steps: int, episodes: int, interrupte
     settings = dataclasses.asdict(config)
     settings["policies"] = [Path(name).name for name in config.policies]
     return {
-        "agent": {
-            "ppo": "stable-baselines3 PPO",
-            "policies": "actors from files",
-            "scripted": "scripted controllers",
-        }[config.source],
+        "agent": AGENTS[config.source],
         "config": settings,
         "steps": steps,
         "episodes": episodes,

@@ -9,7 +9,8 @@ from diffpolicy.collection.filtering import cover_plane, plane_cells
 def keep(returns: list[float], costs: list[float], seed: int = 0, **changes: object) -> list[int]:
     settings = {"max_cost": 10.0, "cells": 2, "per_cell": 1, "max_episodes": 100, "free_share": 0.5} | changes
     rng = np.random.default_rng(seed)
-    return cover_plane(np.array(returns), np.array(costs), rng=rng, **settings).tolist()  # type: ignore[arg-type]
+    kept = cover_plane(np.array(returns), np.array(costs), rng=rng, **settings)  # type: ignore[arg-type]
+    return [int(index) for index in kept]
 
 
 def test_cells_by_hand() -> None:

@@ -51,13 +51,16 @@ def build(
 
 def test_the_agent_sees_its_rung_and_the_shaped_reward_but_the_record_is_true() -> None:
     env, recorder = build(PenaltyLadder((0.0, 3.0)), 4)
-    assert env.reset()[:, 11:].tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+    first = env.reset()
+    assert isinstance(first, np.ndarray)
+    assert first[:, 11:].tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
     scale = TASK.max_episode_steps / TASK.max_episode_reward
     for _ in range(HORIZON):
         observations, rewards, dones, infos = env.step(np.zeros((4, 2), np.float32))
         cheap, dear = 0.1 * 5.0 * scale, 0.1 * (5.0 * scale - 3.0 * 2.0)
         assert rewards.tolist() == pytest.approx([cheap, dear, cheap, dear], rel=1e-6)
     assert dones.all()
+    assert isinstance(observations, np.ndarray)
     assert (observations[:, 0] == 0).all()
     assert (infos[0]["terminal_observation"][:11] == HORIZON).all()
     assert [episode.behaviour for episode in recorder.episodes] == [0, 1, 0, 1]
