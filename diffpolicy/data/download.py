@@ -27,10 +27,10 @@ class DownloadError(RuntimeError):
 
 
 class Progress(NamedTuple):
-    """Bytes on disk, bytes in all (None when unknown) and estimated seconds left (None when unknown)."""
+    """Bytes on disk, bytes in all, and estimated seconds left (None while nothing has come)."""
 
     done: int
-    total: int | None
+    total: int
     seconds_left: float | None
 
 
@@ -88,65 +88,93 @@ class _SourceError(Exception):
     """This source does not give the file; another might."""
 
 
+class _Part:
+    """NAME.part, and in NAME.part.from the URL and version (ETag) that its bytes came from."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(target.name + ".part")
+        self._origin = target.with_name(target.name + ".part.from")
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def resume(self, url: str) -> tuple[int, str]:
+        """Where to go on and with which version; (0, "") when the bytes are not known to be this URL's."""
+        known = self._origin.read_text().split("\n") if self._origin.exists() else []
+        return (self.size(), known[1]) if len(known) == 2 and known[0] == url else (0, "")
+
+    def start(self, url: str, version: str) -> None:
+        self.path.unlink(missing_ok=True)
+        self._origin.write_text(f"{url}\n{version}")
+
+    def drop(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._origin.unlink(missing_ok=True)
+
+    def finish(self) -> Path:
+        self._origin.unlink(missing_ok=True)
+        return self.path
+
+
 def _download(url: str, target: Path, expected: int | None, report: Report | None, timeout: float) -> Path:
     """The complete NAME.part. A cut connection is taken up again as long as each try brings something."""
-    part = target.with_name(target.name + ".part")
-    origin = target.with_name(target.name + ".part.url")
-    if not origin.exists() or origin.read_text() != url:
-        part.unlink(missing_ok=True)  # half a file of another source must not be continued with this one
-    origin.write_text(url)
+    part = _Part(target)
     while True:
-        before = part.stat().st_size if part.exists() else 0
-        total = _request(url, part, before, expected, report, timeout)
-        size = part.stat().st_size
-        if total is None or size == total:
-            break
+        before, version = part.resume(url)
+        total = _request(url, part, (before, version), expected, report, timeout)
+        size = part.size()
+        if size == total:
+            return part.finish()
         if size > total:
-            part.unlink()
+            part.drop()
             raise _SourceError(f"sent {size} bytes instead of {total}")
         if size <= before:
             raise _SourceError(f"the connection ended after {size} of {total} bytes; call again to resume")
-    origin.unlink()
-    return part
 
 
 def _request(
-    url: str, part: Path, start: int, expected: int | None, report: Report | None, timeout: float
-) -> int | None:
-    """Appends to NAME.part from byte `start` while the connection lasts; the file's full size when known."""
+    url: str, part: _Part, at: tuple[int, str], expected: int | None, report: Report | None, timeout: float
+) -> int:
+    """Appends to NAME.part from `at` (byte, version) while the connection lasts; gives the file's full size."""
+    start, version = at
     headers = {"User-Agent": "diffpolicy", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
+        if version:
+            headers["If-Range"] = version  # another version is then sent from its beginning
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and start:  # nothing after our last byte: complete, or not our file
-            total = _content_range(error.headers.get("Content-Range"))[1]
-            if total != start:
-                part.unlink()
-                return _request(url, part, 0, expected, report, timeout)
-            return total
+            if _content_range(error.headers.get("Content-Range"))[1] == start and expected in (None, start):
+                return start
+            part.drop()
+            return _request(url, part, (0, ""), expected, report, timeout)
         raise _SourceError(f"HTTP {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _SourceError(f"not reachable ({getattr(error, 'reason', error)})") from error
     with response:
-        length = response.headers.get("Content-Length")
+        if response.headers.get_content_type() == "text/html":
+            raise _SourceError("answered with a web page, not a file")
+        first, total = (0, response.length)
         if response.status == 206:
             first, total = _content_range(response.headers.get("Content-Range"))
-            if first != start:
-                raise _SourceError(f"answered a request from byte {start} with byte {first}")
-        else:
-            start, total = 0, int(length) if length and length.isdigit() else None
-        if expected is not None and total is not None and total != expected:
-            raise _SourceError(f"has {total} bytes, {expected} were expected")
+        if first not in (0, start):
+            raise _SourceError(f"answered a request from byte {start} with byte {first}")
         total = expected if total is None else total
-        with part.open("ab" if start else "wb") as file:
-            _copy(response, file, start, total, report)
+        if total is None:
+            raise _SourceError("does not say how many bytes the file has; pass expected_size")
+        if expected not in (None, total):
+            raise _SourceError(f"has {total} bytes, {expected} were expected")
+        if first == 0:
+            part.start(url, _strong(response.headers.get("ETag")))
+        with part.path.open("ab") as file:
+            _copy(response, file, first, total, report)
     return total
 
 
-def _copy(response: Any, file: Any, start: int, total: int | None, report: Report | None) -> None:
+def _copy(response: Any, file: Any, start: int, total: int, report: Report | None) -> None:
     began = reported = time.monotonic()
     done = start
     while True:
@@ -154,16 +182,20 @@ def _copy(response: Any, file: Any, start: int, total: int | None, report: Repor
             block = response.read(READ_BYTES)
         except (OSError, http.client.HTTPException):
             return  # a cut connection: the caller sees the size and resumes
-        if block:
-            file.write(block)
-            done += len(block)
+        file.write(block)
+        done += len(block)
         now = time.monotonic()
         if report is not None and (not block or now - reported >= REPORT_SECONDS):
             reported = now
             rate = (done - start) / max(now - began, 1e-9)
-            report(Progress(done, total, (total - done) / rate if total is not None and rate > 0 else None))
+            report(Progress(done, total, (total - done) / rate if rate > 0 else None))
         if not block:
             return
+
+
+def _strong(tag: str | None) -> str:
+    """An ETag that stands for the same bytes, or nothing: weak ones may not be used to resume."""
+    return "" if tag is None or tag.startswith("W/") or "\n" in tag else tag
 
 
 def _content_range(value: str | None) -> tuple[int | None, int | None]:
