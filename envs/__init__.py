@@ -41,6 +41,9 @@ def make(task: str, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any
     """
     from envs.dsrl import simulators
 
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode is None or 'rgb_array', not {render_mode!r}.")
+
     entry = registry.task(task)
     if entry.simulator == "point_robot":
         return gymnasium.make(entry.id, render_mode=render_mode)

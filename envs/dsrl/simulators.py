@@ -2,8 +2,9 @@
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -57,8 +58,6 @@ class SimulatorEnv(gymnasium.Env[Observation, Action]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  gymnasium's own type
 
     def __init__(self, build: Callable[[], Any], render_mode: str | None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is None or 'rgb_array', not {render_mode!r}.")
         self.render_mode = render_mode
         self._stream = NumpyStream()
         # errstate: gymnasium rounds infinite limits to other precisions, loudly.
@@ -166,6 +165,13 @@ def make_safety_gymnasium(task: Task, render_mode: str | None) -> SafetyGymnasiu
 
 def make_bullet(task: Task, render_mode: str | None) -> BulletEnv:
     """Make one of the 8 Bullet tasks; MissingSimulatorError if PyBullet is not installed."""
+    # It silences PyBullet by the file numbers of sys.stdout and sys.stderr, and fails where these are a
+    # notebook's, a progress bar's or a test's stand-ins.
+    with redirect_stdout(sys.__stdout__), redirect_stderr(sys.__stderr__):
+        return _make_bullet(task, render_mode)
+
+
+def _make_bullet(task: Task, render_mode: str | None) -> BulletEnv:
     try:
         builder = importlib.import_module("bullet_safety_gym.envs.builder").EnvironmentBuilder
     except ImportError as error:
@@ -184,6 +190,6 @@ def make_metadrive(task: Task, render_mode: str | None) -> SimulatorEnv:
     raise MissingSimulatorError(
         f"{task.name} can be trained on and scored, but not simulated: DSRL's MetaDrive tasks are written "
         "for a 2022 release of metadrive-simulator, whose settings and pins (gym 0.19, panda3d 1.10.8) no "
-        "current Python can meet and whose assets are a separate download. DSRL's MetaDrive tasks would have to be "
+        "current Python can meet and whose assets are a separate download. DSRL's tasks would have to be "
         "ported to a current metadrive-simulator."
     )
