@@ -219,7 +219,7 @@ def _feasible(extras: Extras) -> str:
         return ""
     caption = (
         "Orange: states from which no manoeuvre is safe (ground truth). Blue line: edge of the learned"
-        " feasible set; dashed: of the set that needs no learning. IoU compares infeasible sets; 1 is perfect."
+        " feasible set; dashed: of the set without learning. IoU compares infeasible sets; 1 is perfect."
     )
     return section("The learned feasible set", figure(feasible_figure(extras.feasible), caption, wide=True))
 

@@ -57,10 +57,11 @@ def record_video(
     nothing can be drawn.
     """
     row = envs.task(task)
-    every = max(1, -(-row.max_episode_steps // int(FRAMES_PER_SECOND * max_seconds)))
+    shown = max(1, int(FRAMES_PER_SECOND * max_seconds) - 2)  # beside the first and the last frame
     environment: Any = envs.make(row.id, render_mode="rgb_array")
     try:
-        recording = _play(policy, environment, seed, every, name or type(policy).__name__)
+        label = name or type(policy).__name__
+        recording = _play(policy, environment, seed, row.max_episode_steps, shown, label)
     finally:
         environment.close()
     _write(Path(path), recording.frames)
@@ -101,10 +102,10 @@ def overlay(frame: Frame, costs: Sequence[float], horizon: int) -> Frame:
     return np.asarray(picture)
 
 
-def _play(policy: Actor, environment: Any, seed: int, every: int, label: str) -> Recording:
+def _play(policy: Actor, environment: Any, seed: int, horizon: int, shown: int, label: str) -> Recording:
+    every = max(1, -(-horizon // shown))
     require_unit_actions(environment.action_space)
     observation, _ = environment.reset(seed=seed)
-    horizon = envs.task(environment.spec.id).max_episode_steps if environment.spec else 0
     plan = Plan(policy, [seed], label)
     rewards: list[float] = []
     costs: list[float] = []

@@ -119,3 +119,14 @@ def test_record_sees_every_step(toy_vector: Any, fake_policy: Any) -> None:
     assert sum(int(step.running.sum()) for step in steps) == sum(e.length for e in episodes)
     assert [step.observations[1, 2] for step in steps] == [0, 1, 2, 3, 4]
     assert sum((step.costs * step.running).sum() for step in steps) == sum(e.episode_cost for e in episodes)
+
+
+def test_on_the_point_robot(fake_policy: Any) -> None:
+    noisy = fake_policy(0.0, noise=0.5)
+    together = rollout(noisy, "PointRobot", [11, 12, 13], workers=0)
+    assert together == rollout(noisy, "PointRobot", [11, 12, 13], workers=2)
+    for episode in together:
+        assert 1 <= episode.length <= 300
+        assert episode.terminated or episode.length == 300
+        assert episode.violation == (episode.episode_cost > 0)
+        assert episode.episode_cost <= episode.length
