@@ -50,7 +50,8 @@ def overview(verbs: Mapping[str, Verb]) -> str:
         f"{lines}\n\n"
         "diffpolicy VERB --help       the options of a verb and their defaults\n"
         "diffpolicy --version         the installed version\n"
-        'eval "$(diffpolicy -sc install=bash)"   completion of verbs, groups and keys (also fish, zsh)'
+        'eval "$(diffpolicy -sc install=bash)"   completion of verbs, groups and keys (also fish, zsh)\n'
+        "DIFFPOLICY_DEBUG=1           tracebacks instead of one-line errors"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -132,6 +132,7 @@ def test_a_whole_float_is_an_integer():
     assert isinstance(steps, int)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats() | st.integers() | st.text() | st.none() | st.lists(st.integers()) | st.booleans())
 def test_any_value_is_taken_or_refused_and_never_crashes(value):
     for name in (
