@@ -135,7 +135,7 @@ def _download(url: str, target: Path, expected: int | None, report: Report | Non
 def _request(
     url: str, part: _Part, at: tuple[int, str], expected: int | None, report: Report | None, timeout: float
 ) -> int:
-    """Appends to NAME.part from `at` (byte, version) while the connection lasts; gives the file's full size."""
+    """Appends to NAME.part from `at` (byte, version) while the connection lasts; gives its full size."""
     start, version = at
     headers = {"User-Agent": "diffpolicy", "Accept-Encoding": "identity"}
     if start:
@@ -157,12 +157,13 @@ def _request(
     with response:
         if response.headers.get_content_type() == "text/html":
             raise _SourceError("answered with a web page, not a file")
-        first, total = (0, response.length)
+        first: int | None = 0
+        size: int | None = response.length
         if response.status == 206:
-            first, total = _content_range(response.headers.get("Content-Range"))
+            first, size = _content_range(response.headers.get("Content-Range"))
         if first not in (0, start):
             raise _SourceError(f"answered a request from byte {start} with byte {first}")
-        total = expected if total is None else total
+        total = expected if size is None else size
         if total is None:
             raise _SourceError("does not say how many bytes the file has; pass expected_size")
         if expected not in (None, total):

@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from diffpolicy import data
 from diffpolicy.data import DataError, OfflineDataset, columns
@@ -175,6 +177,7 @@ def test_minari_written_by_minari(arrays: Arrays, tmp_path: Path) -> None:
         ("observations", np.zeros((4, 2)), "observations: sizes differ from the first"),
         ("rewards", np.array([0, np.nan, 0]), "rewards: NaN or infinite"),
         ("terminations", np.array([1, 0, 0]), "terminations: the episode goes on after its end"),
+        ("rewards", (10**12,), "rewards: claims more than this file can hold"),
         ("rewards", 3.0, "file: shapes do not belong together"),
         ("infos/cost", np.array(["a", "b", "c"], dtype="S1"), "costs: is not one number per step"),
     ],
@@ -188,11 +191,34 @@ def test_bad_minari_episodes_are_numbered(
         del group[name]
         if isinstance(value, dict):
             group.create_group(name)
+        elif isinstance(value, tuple):
+            group.create_dataset(name, value, "f4", chunks=(1000,))
         elif value is not None:
             group[name] = value
     problem = data.check(folder)[0]
     assert str(problem).startswith(f"error: {message}")
     assert problem.rows == (1,)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 255)), min_size=1, max_size=40),
+    cut=st.floats(0.5, 1),
+)
+def test_damaged_minari_files_never_raise(
+    arrays: Arrays, tmp_path: Path, flips: list[tuple[int, int]], cut: float
+) -> None:
+    main = tmp_path / "minari/data/main_data.hdf5"
+    sound = tmp_path / "sound"
+    if not sound.exists():
+        write_minari(tmp_path / "minari", arrays)
+        sound.write_bytes(main.read_bytes())
+    content = bytearray(sound.read_bytes())
+    for position, byte in flips:
+        content[position % len(content)] = byte
+    main.write_bytes(content[: int(cut * len(content))])
+    problems = data.check(tmp_path / "minari")
+    assert all(str(problem).count("\n") == 0 for problem in problems)
 
 
 def test_a_minari_episode_without_an_end_is_a_warning(arrays: Arrays, tmp_path: Path) -> None:

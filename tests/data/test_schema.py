@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffpolicy.data import DataError, OfflineDataset, Problem, Standardizer, describe, from_transitions
 
@@ -65,6 +67,34 @@ def test_select_orders_and_repeats_as_asked(arrays: dict[str, Any]) -> None:
     assert chosen.episode_returns.tolist() == [45, 6, 45]
     assert torch.equal(chosen.observations[-6:], dataset.observations[-6:])
     assert dataset.select([False] * 3).num_episodes == 0
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    picks=st.lists(st.integers(0, 7), max_size=10),
+)
+def test_any_selection_keeps_every_transition_whole(lengths: list[int], picks: list[int]) -> None:
+    n = sum(lengths)
+    ends = np.zeros(n, bool)
+    ends[np.cumsum(lengths) - 1] = True
+    number = np.arange(n, dtype=np.float32)
+    dataset = from_transitions(
+        observations=number[:, None],
+        next_observations=np.where(ends, -1 - number, number + 1)[:, None],
+        actions=number[:, None],
+        rewards=number,
+        costs=number,
+        terminals=ends,
+        timeouts=~ends & ends,
+    )
+    picks = [pick % len(lengths) for pick in picks]
+    chosen = dataset.select(picks)
+    assert chosen.episode_lengths.tolist() == [lengths[pick] for pick in picks]
+    starts = [int(dataset.episode_starts[pick]) for pick in picks]
+    steps = [start + i for start, pick in zip(starts, picks, strict=True) for i in range(lengths[pick])]
+    assert chosen.observations[chosen.rows, 0].tolist() == chosen.rewards.tolist() == steps
+    following = [-1.0 - step if ends[step] else step + 1.0 for step in steps]
+    assert chosen.observations[chosen.rows + 1, 0].tolist() == following
 
 
 @pytest.mark.parametrize("wrong", [[True, False], [3], [-1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 
@@ -13,6 +14,13 @@ from ..schema import REQUIRED
 COST_KEYS = ("costs", "infos/cost", "infos/costs")
 LARGEST_COMPRESSION = 1100
 """Deflate cannot shrink data further than about 1032 times: a file that claims more is damaged."""
+
+TOO_MUCH = "more than this file can hold"
+
+
+def claims_too_much(node: Any) -> bool:
+    """Whether an HDF5 dataset says it is larger than its file can hold; no memory is set aside for it."""
+    return int(node.nbytes) > LARGEST_COMPRESSION * int(node.file.id.get_filesize())
 
 
 def read_hdf5(path: Path) -> Reading:
@@ -33,8 +41,8 @@ def read_hdf5(path: Path) -> Reading:
                     found.add("error", name, "is a group, not an array")
                 elif node.shape is None:
                     found.add("error", name, "is empty")
-                elif node.nbytes > LARGEST_COMPRESSION * path.stat().st_size:
-                    found.add("error", name, f"claims shape {node.shape}, more than this file can hold")
+                elif claims_too_much(node):
+                    found.add("error", name, f"claims shape {node.shape}, {TOO_MUCH}")
                 else:
                     columns[name] = node
             if found.has_errors:

@@ -13,6 +13,7 @@ import torch
 from ..columns import Reading
 from ..findings import Findings
 from ..schema import OfflineDataset
+from .hdf5 import TOO_MUCH, claims_too_much
 
 MAIN_FILES = ("data/main_data.hdf5", "main_data.hdf5")
 STEP_KEYS = ("actions", "rewards", "terminations", "truncations")
@@ -123,6 +124,8 @@ def _check_layout(group: Any, number: int, found: Findings) -> tuple[int, int, i
             _note(found, number, name, "this key is missing")
         elif not isinstance(node, h5py.Dataset) or node.dtype.kind not in "biuf":
             _note(found, number, name, "is not one array of numbers (dict and tuple spaces cannot be read)")
+        elif claims_too_much(node):
+            _note(found, number, name, f"claims {TOO_MUCH}")
         else:
             arrays[name] = node
     costs = _costs(group) if isinstance(group, h5py.Group) else None
