@@ -48,8 +48,7 @@ class SACConfig:
 class CollectConfig:
     """One collection run: where behaviour comes from, how long, and which episodes are kept.
 
-    source: "ppo" or "sac" (learned online), "policies" (actors from .npz files) or "scripted" (the point robot
-        only).
+    source: "ppo" or "sac" (learned online), "policies" (actors from files) or "scripted" (point robot only).
     constraint: "penalty": every entry of `ladder` is a fixed weight on the cost; "limit": every entry is a
         cost limit per episode whose weight is found by dual ascent.
     steps: environment steps over all environments together.

@@ -10,6 +10,7 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 
 from diffpolicy.collection.config import CollectConfig
+from diffpolicy.data import sha256
 from envs import Task
 
 LICENCE = "CC BY 4.0"
@@ -30,6 +31,7 @@ def describe_run(config: CollectConfig, *, steps: int, episodes: int, interrupte
     return {
         "agent": AGENTS[config.source],
         "config": settings,
+        "policy_sha256": {Path(name).name: sha256(name) for name in config.policies},
         "steps": steps,
         "episodes": episodes,
         "interrupted": interrupted,

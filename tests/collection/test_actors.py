@@ -1,6 +1,9 @@
+import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import torch
@@ -81,6 +84,10 @@ def test_a_dataset_from_actor_files(tmp_path: Path) -> None:
     assert loaded.num_transitions >= 100
     assert (loaded.actions.abs() <= 1).all()
     assert torch.isfinite(loaded.observations).all()
+    with h5py.File(tmp_path / "set.hdf5", "r") as file:
+        run = json.loads(file.attrs["runs"])[0]
+    assert run["config"]["policies"] == ["a.npz"]
+    assert run["policy_sha256"] == {"a.npz": hashlib.sha256(actor.read_bytes()).hexdigest()}
 
 
 def test_parts_are_sorted_by_name() -> None:
