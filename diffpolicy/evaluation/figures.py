@@ -102,7 +102,7 @@ def curves_figure(curves: Sequence[Curve]) -> str:
     drawn = figure(1.45 * rows, columns=2, rows=rows)
     for axes, curve in zip(drawn.axes, curves, strict=False):
         axes.plot(curve.steps, curve.values, color=COLOURS[0], lw=1.2)
-        axes.set_title(curve.name, loc="left")
+        axes.set_title(curve.name, loc="left", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in drawn.axes[len(curves) :]:
@@ -124,7 +124,7 @@ def feasible_figure(slices: Sequence[FeasibleSlice]) -> str:
             naive = np.asarray(one.naive, dtype=float)
             axes.contour(xs, ys, naive, levels=[0.5], colors=[INK], linewidths=0.8, linestyles="--")
             scores += f" (naive {infeasible_iou(one.naive, truth):.2f})"
-        axes.set_title(f"{one.title}\n{scores}")
+        axes.set_title(f"{one.title}\n{scores}", fontsize=9)
         axes.set_aspect("equal")
         axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
         axes.set_xlabel("x")

@@ -112,7 +112,7 @@ def test_it_says_what_was_found_and_where_from(text: str, evaluation: Any) -> No
     assert HASH in text
     assert "diffpolicy evaluate" in text
     assert "share &lt; 0" in text
-    assert "IoU 0.7" in text
+    assert "IoU 0.66 (naive 0.71)" in text
     assert "currentColor" in text
     assert "#010203" not in text
 
