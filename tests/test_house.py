@@ -101,7 +101,7 @@ def test_what_is_imported_is_declared():
     wanted += project["optional-dependencies"]["collect"]
     declared = {re.split(r"[<>=!~;\[ ]", item)[0].lower().replace("-", "_") for item in wanted}
     installed_apart = {"dsrl", "safety_gymnasium", "bullet_safety_gym"}
-    under_another_name = {"hydra": "hydra_core", "omegaconf": "hydra_core", "yaml": "pyyaml", "PIL": "pillow"}
+    under_another_name = {"hydra": "hydra_core", "yaml": "pyyaml", "PIL": "pillow"}
     known = declared | installed_apart | {"diffpolicy", "envs"} | set(sys.stdlib_module_names)
     unknown = {
         f"{file.relative_to(ROOT)}: {name}"
