@@ -36,14 +36,13 @@ def make(task: str, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any
 
     Steps are gymnasium's five-tuples with float32 observations and a float `info["cost"]`; episodes are
     truncated at the task's horizon; `reset(seed=...)` is repeatable for every simulator; `render_mode` is
-    None or "rgb_array".
+    None or "rgb_array", where `render()` returns an (H, W, 3) uint8 picture.
     Raises UnknownTaskError, or MissingSimulatorError if the task's simulator cannot run here.
     """
+    from envs.checks import check_render_mode
     from envs.dsrl import simulators
 
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode is None or 'rgb_array', not {render_mode!r}.")
-
+    check_render_mode(render_mode)
     entry = registry.task(task)
     if entry.simulator == "point_robot":
         return gymnasium.make(entry.id, render_mode=render_mode)

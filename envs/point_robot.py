@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from envs.checks import check_action, check_render_mode
 from envs.registry import Task
 
 States = NDArray[np.float64]
@@ -67,6 +68,12 @@ def observe(states: States) -> NDArray[np.float32]:
         bearing = np.arctan2(centre[1] - y, centre[0] - x) - heading
         parts += [np.hypot(centre[0] - x, centre[1] - y), np.cos(bearing), np.sin(bearing)]
     return np.stack(parts, axis=-1).astype(np.float32)
+
+
+def violation_from_observation(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return h (...,) [m] of observations (..., 11), as `violation_value` does of states."""
+    first, second = observations[..., 5], observations[..., 8]
+    return np.asarray(HAZARD_RADIUS - np.minimum(first, second), np.float32)
 
 
 def violation_value(states: States) -> States:
@@ -123,8 +130,7 @@ class PointRobotEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  gymnasium's
 
     def __init__(self, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is None or 'rgb_array', not {render_mode!r}.")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.observation_space = spaces.Box(-np.inf, np.inf, (11,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -156,10 +162,12 @@ class PointRobotEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Drive for 0.05 s; reaching the goal or leaving the arena ends the episode.
 
-        The reward is the way gained towards the goal [m], and 1 for reaching it.
+        The reward is the way gained towards the goal [m], and 1 for reaching it. Raises ValueError for an
+        action of another shape or one that is not finite.
         """
+        checked = check_action(action, self.action_space)
         before = float(np.linalg.norm(self.state[:2] - GOAL))
-        self.state = advance(self.state, np.asarray(action, float))
+        self.state = advance(self.state, checked)
         self._trail.append(self.state[:2])
         after = float(np.linalg.norm(self.state[:2] - GOAL))
         reached = after <= GOAL_RADIUS

@@ -82,7 +82,7 @@ def strip_sky_box() -> None:
     A small gradient takes the place of the stars; nothing but the background of a picture can tell.
     """
     world: Any = importlib.import_module("safety_gymnasium.world")
-    yaml = world.yaml
+    yaml = importlib.import_module("yaml")
     sky = {"@type": "skybox", "@builtin": "gradient", "@width": 8, "@height": 48}
     sky |= {"@rgb1": "0.75 0.85 0.95", "@rgb2": "0.45 0.6 0.8"}
 

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs import rendering
+from envs.checks import check_action
 from envs.dsrl.adapter import adapt_safety_gymnasium
 from envs.errors import MissingSimulatorError
 from envs.registry import Task
@@ -80,9 +81,13 @@ class SimulatorEnv(gymnasium.Env[Observation, Action]):
         return np.asarray(observation, np.float32), dict(info)
 
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Advance one control step with `action` (A,); `info["cost"]` is the step's cost as a float."""
+        """Advance one control step with `action` (A,); `info["cost"]` is the step's cost as a float.
+
+        Raises ValueError for an action of another shape or one that is not finite.
+        """
+        checked = check_action(action, self.action_space)
         with self._stream.installed():
-            observation, reward, cost, terminated, truncated, info = self._raw_step(np.asarray(action))
+            observation, reward, cost, terminated, truncated, info = self._raw_step(checked)
         info["cost"] = float(cost)
         return np.asarray(observation, np.float32), float(reward), bool(terminated), bool(truncated), info
 

@@ -115,6 +115,18 @@ def test_an_unknown_render_mode_is_refused(name: str) -> None:
         envs.make(name, render_mode="human")
 
 
+@pytest.mark.parametrize("name", ["BallCircle", "PointCircle1", "PointRobot"])
+@pytest.mark.parametrize("action", [np.array([0.0, np.nan]), np.zeros(3), np.zeros((1, 2))])
+def test_a_broken_action_is_refused(
+    name: str, action: NDArray[np.float64], bullet: None, safety_gymnasium: None
+) -> None:
+    env = envs.make(name)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"array of \(2,\) finite numbers"):
+        env.step(action)
+    env.close()
+
+
 def test_bullet_starts_where_the_output_is_not_a_file(bullet: None) -> None:
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         envs.make("BallRun").close()

@@ -61,7 +61,7 @@ def test_each_environment_is_the_single_one_with_its_seed(bullet: None) -> None:
         np.testing.assert_array_equal(observations[0], observations[2])
         action = np.array([1.0, 0.5], np.float32)
         for _ in range(100):
-            observations, rewards, terminated, truncated, infos = made.step(np.tile(action, (3, 1)))
+            observations, rewards, _, truncated, infos = made.step(np.tile(action, (3, 1)))
             observation, reward, *_, info = single.step(action)
             np.testing.assert_array_equal(infos["final_observation"][1], observation)
             assert rewards[1] == reward
@@ -116,10 +116,11 @@ def test_a_failure_in_a_worker_arrives_with_its_cause() -> None:
 def test_a_killed_worker_is_reported() -> None:
     with vector("PointRobot", 2, workers=2) as made:
         made.reset(seed=0)
-        os.kill(made._parts[1]._process.pid, signal.SIGKILL)
+        process = made._parts[1]._process
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
         with pytest.raises(envs.WorkerError, match=r"environments 1 to 1 of PointRobot.*exit code -9"):
-            for _ in range(3):
-                made.step(np.zeros((2, 2), np.float32))
+            made.step(np.zeros((2, 2), np.float32))
 
 
 def test_a_missing_simulator_is_reported_as_such() -> None:
