@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import envs
-from diffpolicy.evaluation.rollout import Actor, Episode, batch_size, play
+from diffpolicy.evaluation.rollout import Episode, batch_size, play
 from diffpolicy.evaluation.summary import (
     LIMITS,
     Arm,
@@ -18,6 +18,7 @@ from diffpolicy.evaluation.summary import (
     summarize,
 )
 from diffpolicy.evaluation.table import render
+from diffpolicy.policies import Policy
 
 Progress = Callable[[str, int, int], None]
 
@@ -46,7 +47,7 @@ class Evaluation:
 
 
 def evaluate(
-    arms: Mapping[str, Sequence[Actor]],
+    arms: Mapping[str, Sequence[Policy]],
     task: str,
     *,
     episodes: int = 20,
@@ -111,7 +112,7 @@ def episode_seeds(seed: int, member: int, episodes: int) -> range:
     return range(seed + member * episodes, seed + (member + 1) * episodes)
 
 
-def _check(arms: Mapping[str, Sequence[Actor]], episodes: int, limits: Sequence[float]) -> None:
+def _check(arms: Mapping[str, Sequence[Policy]], episodes: int, limits: Sequence[float]) -> None:
     if not arms or not all(arms.values()):
         raise EvaluationError("each arm needs at least one policy")
     counts = {name: len(policies) for name, policies in arms.items()}

@@ -7,33 +7,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import envs
+from diffpolicy.policies import Policy
 
 MAX_PARALLEL = 32
 
 
 class RolloutError(Exception):
     """A policy or a simulator gave something that an episode cannot go on with."""
-
-
-class Chunk(Protocol):
-    """Actions (batch, horizon, A) in [-1, 1], all executed before the policy is asked again."""
-
-    @property
-    def actions(self) -> Tensor:
-        """(batch, horizon, A) in [-1, 1]."""
-
-
-class Actor(Protocol):
-    """What a roll-out asks of a policy; `diffpolicy.policies.Policy` is one."""
-
-    def start(self, batch: int, seed: int) -> Any:
-        """Memory of `batch` parallel roll-outs."""
-
-    def act(self, observation: Tensor, memory: Any) -> tuple[Chunk, Any]:
-        """The next chunk for observations (batch, O), and the memory that follows."""
 
 
 class VectorEnv(Protocol):
@@ -79,7 +61,7 @@ Record = Callable[[Step], None]
 
 
 def rollout(
-    policy: Actor,
+    policy: Policy,
     task: str,
     seeds: Sequence[int],
     *,
@@ -108,7 +90,7 @@ def batch_size(episodes: int) -> int:
 
 
 def play(
-    policy: Actor,
+    policy: Policy,
     vector: VectorEnv,
     seeds: Sequence[int],
     *,
@@ -144,7 +126,7 @@ def require_unit_actions(space: Any) -> None:
 class Plan:
     """A policy's actions one by one: each chunk to its end, then a new one from the observations then."""
 
-    def __init__(self, policy: Actor, seeds: Sequence[int], label: str) -> None:
+    def __init__(self, policy: Policy, seeds: Sequence[int], label: str) -> None:
         self._policy = policy
         self._memory = policy.start(len(seeds), policy_seed(seeds))
         self._label = label
@@ -181,7 +163,7 @@ def checked_action(
 
 
 def _play_batch(
-    policy: Actor, vector: VectorEnv, seeds: list[int], record: Record | None, label: str
+    policy: Policy, vector: VectorEnv, seeds: list[int], record: Record | None, label: str
 ) -> list[Episode]:
     observations = np.array(vector.reset(seed=seeds)[0])
     count = len(seeds)

@@ -13,13 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 import envs
 from diffpolicy.evaluation.rollout import (
-    Actor,
     Episode,
     Plan,
     RolloutError,
     checked_action,
     require_unit_actions,
 )
+from diffpolicy.policies import Policy
 
 Frame = NDArray[np.uint8]  # (H, W, 3)
 
@@ -42,7 +42,7 @@ class Recording:
 
 
 def record_video(
-    policy: Actor,
+    policy: Policy,
     task: str,
     seed: int,
     path: str | Path,
@@ -102,7 +102,7 @@ def overlay(frame: Frame, costs: Sequence[float], horizon: int) -> Frame:
     return np.asarray(picture)
 
 
-def _play(policy: Actor, environment: Any, seed: int, horizon: int, shown: int, label: str) -> Recording:
+def _play(policy: Policy, environment: Any, seed: int, horizon: int, shown: int, label: str) -> Recording:
     every = max(1, -(-horizon // shown))
     require_unit_actions(environment.action_space)
     observation, _ = environment.reset(seed=seed)

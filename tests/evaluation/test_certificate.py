@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffpolicy.evaluation import provenance, schema
@@ -185,6 +185,7 @@ def places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [here, *(place for key, child in children for place in places(child, (*here, key)))]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_change_is_refused_with_a_certificate_error(
     document: dict[str, Any], data: st.DataObject
@@ -204,12 +205,14 @@ def test_any_change_is_refused_with_a_certificate_error(
         check(changed)
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_any_json_is_refused_with_a_certificate_error(value: Any) -> None:
     with pytest.raises(CertificateError):
         check(value)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_broken_bytes_are_refused(
     document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -39,6 +39,7 @@ def test_cvar_is_the_mean_of_the_worst_tenth() -> None:
     assert cvar([1.0, 2.0, 3.0], alpha=0.0) == pytest.approx(2.0)
 
 
+@settings(deadline=None)
 @given(TABLES)
 def test_statistics_stay_inside_the_data(values: np.ndarray) -> None:
     slack = 1e-6 * (1 + np.abs(values).max())
