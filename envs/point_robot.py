@@ -92,18 +92,15 @@ def feasible(states: States) -> NDArray[np.bool_]:
     814 random states that it calls infeasible, none could escape by first holding any of 25 other actions
     for 0.1 to 2 s.
     """
-    safe = [_brake_is_safe(np.asarray(states, float), turn_rate) for turn_rate in (-1.0, 0.0, 1.0)]
-    return np.asarray(np.any(safe, axis=0))
-
-
-def _brake_is_safe(states: States, turn_rate: float) -> NDArray[np.bool_]:
+    turns = np.array([-1.0, 0.0, 1.0]).reshape(3, *[1] * (np.ndim(states) - 1))
+    states = np.repeat(np.asarray(states, float)[None], 3, axis=0)
     safe = np.asarray(violation_value(states) <= 0)
     while np.any(states[..., 2] != 0):
         braking = -states[..., 2] / TIME_STEP  # clipped to full braking but for the last step, to a stand
-        states = advance(states, np.stack([braking, np.full_like(braking, turn_rate)], axis=-1))
+        states = advance(states, np.stack(np.broadcast_arrays(braking, turns), axis=-1))
         states[..., 2] = np.where(np.abs(states[..., 2]) < 1e-9, 0.0, states[..., 2])  # rounding errors
         safe &= violation_value(states) <= 0
-    return safe
+    return np.asarray(safe.any(axis=0))
 
 
 def feasible_grid(
