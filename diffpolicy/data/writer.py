@@ -28,7 +28,7 @@ def save(
 ) -> None:
     """Writes a DSRL HDF5 file (gzip and shuffle, float32 and bool) under a temporary name, then renames it.
 
-    `attributes` become the file's attributes: text and numbers as they are, anything else as JSON. A dataset
+    `attributes` become the file's attributes: text and numbers as HDF5 holds them, the rest as JSON. A dataset
     whose final observations are not known is written without `next_observations`, so that none is made up.
     Raises DataError for an empty dataset, and when the file cannot be written; an older one then stays.
     """
@@ -105,7 +105,9 @@ class _Sink(io.RawIOBase):
 
 
 def _attribute(path: Path, name: str, value: Any) -> str | int | float:
-    if isinstance(value, str | int | float):
+    if isinstance(value, float) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    if isinstance(value, str) and "\0" not in value:
         return value
     try:
         return json.dumps(value)

@@ -72,6 +72,22 @@ def test_a_folder_that_cannot_be_made_is_named(arrays: dict[str, Any], tmp_path:
         data.save(data.from_transitions(**arrays), tmp_path / "file" / "data.hdf5")
 
 
+def test_attributes_beyond_hdf5_become_json(arrays: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "data.hdf5"
+    data.save(
+        data.from_transitions(**arrays),
+        path,
+        {"big": 2**80, "zero": "a\0b", "none": None, "long": "x" * 10**5},
+    )
+    with h5py.File(path) as file:
+        assert dict(file.attrs) == {
+            "big": str(2**80),
+            "zero": '"a\\u0000b"',
+            "none": "null",
+            "long": "x" * 10**5,
+        }
+
+
 def test_attributes_that_cannot_be_stored_are_named(arrays: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="attribute 'x' cannot be stored"):
         data.save(data.from_transitions(**arrays), tmp_path / "data.hdf5", {"x": object()})
