@@ -113,7 +113,7 @@ def fisor_train(cfg: DictConfig, device: torch.device) -> Measurement:
     rates = [gemm_rate(device)]
     for step in range(cfg.warmup):
         learner.update(step)
-    seconds = []
+    seconds: list[float] = []
     with Console(stderr=True).status("measuring"):
         started = time.perf_counter()
         while time.perf_counter() - started < cfg.seconds or len(seconds) < 5:
@@ -145,13 +145,18 @@ def fisor_act(cfg: DictConfig, device: torch.device) -> Measurement:
     memory, observation = policy.start(1, seed=0), torch.randn(1, OBSERVATION, generator=generator)
     for _ in range(cfg.warmup):
         policy.act(observation, memory)
-    milliseconds = []
+    milliseconds: list[float] = []
     started = time.perf_counter()
     while time.perf_counter() - started < cfg.seconds or len(milliseconds) < 50:
         milliseconds.append(1e3 * _timed(lambda: policy.act(observation, memory), device))
     product = 2 * 1024**3 / gemm_rate(device) / 1e6
     cuts = statistics.quantiles(milliseconds, n=100)
-    notes = {"calls": float(len(milliseconds)), "p95_ms": cuts[94], "p99_ms": cuts[98], "peak_memory_gb": peak_memory_gb()}
+    notes = {
+        "calls": float(len(milliseconds)),
+        "p95_ms": cuts[94],
+        "p99_ms": cuts[98],
+        "peak_memory_gb": peak_memory_gb(),
+    }
     return Measurement(cuts[49], "ms (median)", product, "fp32 GEMM 1024^3, ms", notes)
 
 

@@ -1,5 +1,6 @@
 """What several verbs need: the task's dataset, a learner from a configuration."""
 
+import re
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ from diffpolicy import data
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import FisorConfig, FisorLearner
+from envs import point_robot
 
 SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5"}
+
+
+def dataset_file(folder: Path, task: envs.Task) -> Path:
+    """Return where a collected dataset of `task` lies in `folder`: "BallCircle" in ball_circle.hdf5."""
+    return folder / (re.sub("(?<!^)(?=[A-Z])", "_", task.name).lower() + ".hdf5")
 
 
 def dataset_path(task: envs.Task, path: str | None) -> Path:
@@ -50,6 +57,14 @@ def reward_scale(task: envs.Task) -> float:
     return task.max_episode_steps / (task.max_episode_reward - task.min_episode_reward)
 
 
+def continuous_violations(task: envs.Task, dataset: data.OfflineDataset) -> torch.Tensor | None:
+    """Return the constraint function h (N,) after each transition where the task knows one: the point robot."""
+    if task.id != point_robot.TASK.id:
+        return None
+    reached = dataset.observations[dataset.rows + 1].numpy()
+    return torch.from_numpy(point_robot.violation_from_observation(reached))
+
+
 def make_learner(
     task: envs.Task, path: Path, policy: DictConfig, seeds: list[int], device: torch.device
 ) -> tuple[FisorLearner, dict[str, Any]]:
@@ -67,6 +82,7 @@ def make_learner(
         "version": diffpolicy.__version__,
     }
     dataset = load_dataset(task, path)
-    learner = FisorLearner(dataset, config, seeds, reward_scale(task), device, description)
+    scale, violations = reward_scale(task), continuous_violations(task, dataset)
+    learner = FisorLearner(dataset, config, seeds, scale, device, description, violations)
     stored = {"task": task.id, "seeds": seeds, "policy": options, "data_sha256": hashed}
     return learner, stored

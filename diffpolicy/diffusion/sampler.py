@@ -12,7 +12,9 @@ from diffpolicy.diffusion.process import GaussianProcess
 class Denoiser(Protocol):
     """Predicts the noise in `noisy` (M, B, D) at `step` (M, B), given `condition` (M, B, C)."""
 
-    def __call__(self, noisy: Tensor, step: Tensor, condition: Tensor) -> Tensor: ...
+    def __call__(self, noisy: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """Return the predicted noise (M, B, D)."""
+        ...
 
 
 @dataclass(frozen=True)

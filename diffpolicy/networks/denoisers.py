@@ -75,8 +75,12 @@ class ResidualDenoiser(nn.Module):
         )
         self.input = StackedLinear(members, sample_size + condition_size + self.EMBEDDING, width, generator)
         self.norms = nn.ModuleList(StackedLayerNorm(members, width) for _ in range(blocks))
-        self.expand = nn.ModuleList(StackedLinear(members, width, 4 * width, generator) for _ in range(blocks))
-        self.contract = nn.ModuleList(StackedLinear(members, 4 * width, width, generator) for _ in range(blocks))
+        self.expand = nn.ModuleList(
+            StackedLinear(members, width, 4 * width, generator) for _ in range(blocks)
+        )
+        self.contract = nn.ModuleList(
+            StackedLinear(members, 4 * width, width, generator) for _ in range(blocks)
+        )
         self.output = StackedLinear(members, width, sample_size, generator)
 
     def _input_weight(self, features: int) -> Tensor:

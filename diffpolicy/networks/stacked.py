@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,9 @@ class StackedLayerNorm(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalise (members, batch, size)."""
         if self.scale.shape[0] == 1:
-            return functional.layer_norm(inputs, inputs.shape[-1:], self.scale.squeeze(), self.shift.squeeze())
+            return functional.layer_norm(
+                inputs, inputs.shape[-1:], self.scale.squeeze(), self.shift.squeeze()
+            )
         return functional.layer_norm(inputs, inputs.shape[-1:]) * self.scale + self.shift
 
 
@@ -59,7 +62,7 @@ class StackedMLP(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(
-            StackedLinear(members, before, after, generator) for before, after in zip(sizes, sizes[1:], strict=False)
+            StackedLinear(members, before, after, generator) for before, after in pairwise(sizes)
         )
         self.activation = activation
 

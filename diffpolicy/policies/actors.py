@@ -15,7 +15,9 @@ class ActorConfig:
     """Network, optimiser and diffusion of the actors (defaults: FISOR's)."""
 
     network: str = "residual"  # "residual" (FISOR's) or "mlp"
-    hidden: list[int] = field(default_factory=lambda: [256, 256, 256])  # widths; residual: width of each block
+    hidden: list[int] = field(
+        default_factory=lambda: [256, 256, 256]
+    )  # widths; residual: width of each block
     dropout: float = 0.1
     batch: int = 1024
     learning_rate: float = 3e-4
@@ -62,20 +64,20 @@ class DiffusionActors(nn.Module):
     ) -> Tensor:
         """Return the weighted noise-prediction loss of each member, (M,).
 
-        `mean_B w ||eps_theta(x_k, s, k) - eps||^2`, summed over action dimensions (FISOR, eq. 12), for actions (M, B, A),
-        observations (M, B, O) and weights (M, B) (None: all one).
+        `mean_B w ||eps_theta(x_k, s, k) - eps||^2`, summed over action dimensions (FISOR, eq. 12), for actions
+        (M, B, A), observations (M, B, O) and weights (M, B) (None: all one).
         """
         members, batch = actions.shape[:2]
-        step = torch.randint(
-            self.process.steps, (members, batch), device=actions.device, generator=generator
-        )
+        step = torch.randint(self.process.steps, (members, batch), device=actions.device, generator=generator)
         noise = torch.empty_like(actions).normal_(generator=generator)
         noisy = self.process.corrupt(actions, step, noise)
         prediction = self._predict(noisy, step, observations, generator)
         error = (prediction - self.process.target(actions, noise, step)).square().sum(dim=-1)
         return (error if weights is None else weights * error).mean(dim=-1)
 
-    def _predict(self, noisy: Tensor, step: Tensor, observations: Tensor, generator: torch.Generator) -> Tensor:
+    def _predict(
+        self, noisy: Tensor, step: Tensor, observations: Tensor, generator: torch.Generator
+    ) -> Tensor:
         if not self.config.bfloat16:
             prediction: Tensor = self.denoiser(noisy, step, observations, generator)
             return prediction
@@ -87,7 +89,8 @@ class DiffusionActors(nn.Module):
     @torch.no_grad()
     def update_average(self) -> None:
         """Move the averaged networks towards the trained ones."""
-        average, trained = list(self.average.parameters()), list(self.denoiser.parameters())
+        average: list[Tensor] = list(self.average.parameters())
+        trained: list[Tensor] = list(self.denoiser.parameters())
         torch._foreach_lerp_(average, trained, self.config.ema)
 
     def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:

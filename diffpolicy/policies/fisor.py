@@ -34,7 +34,9 @@ class FisorConfig:
     """Everything that decides what is learnt (defaults: the paper's)."""
 
     actors: list[str] = field(default_factory=lambda: ["fisor"])
-    joint: bool = True  # as published: critics and weighted actors together; False: critics first, then actors on
+    joint: bool = (
+        True  # as published: critics and weighted actors together; False: critics first, then actors on
+    )
     #                     batches drawn in proportion to the weights (the same objective with far less variance)
     updates: int = 1_000_000  # joint: of everything
     critic_updates: int = 0  # not joint
@@ -58,11 +60,13 @@ class FisorLearner:
         reward_scale: float,
         device: torch.device,
         description: dict[str, Any] | None = None,
+        violations: Tensor | None = None,
     ) -> None:
         """Prepare training on `dataset`; rewards are multiplied by `reward_scale` (paper: T / (R_max - R_min)).
 
-        `description` goes into the checkpoint's manifest. Raises ValueError for unknown actors, no seeds or, with a
-        "safe" actor, a data set without a safe episode.
+        `violations` (N,) is a continuous constraint function h (> 0 violates) where the task knows one; without it
+        h comes from the costs. `description` goes into the checkpoint's manifest. Raises ValueError for unknown
+        actors, no seeds or, with a "safe" actor, a data set without a safe episode.
         """
         unknown = [actor for actor in config.actors if actor not in ACTORS]
         if unknown or not config.actors:
@@ -72,23 +76,25 @@ class FisorLearner:
         self.config, self.seeds, self.device = config, list(seeds), device
         self.description = description or {}
         self.total_steps = config.updates if config.joint else config.critic_updates + config.actor_updates
-        self._load(dataset, reward_scale)
+        self._load(dataset, reward_scale, violations)
         initial = torch.Generator().manual_seed(_mix(seeds, 0))
         self.generator = torch.Generator(device).manual_seed(_mix(seeds, 1))
-        kinds = ("reward", "feasibility", "cost") if "recovery" in config.actors else ("reward", "feasibility")
+        kinds = (
+            ("reward", "feasibility", "cost") if "recovery" in config.actors else ("reward", "feasibility")
+        )
         sizes = (dataset.observation_size, dataset.action_size)
         self.critics = Critics(len(seeds), *sizes, kinds, config.critic, initial).to(device)
         members = len(config.actors) * len(seeds)
         self.actors = DiffusionActors(members, *sizes, config.actor, initial).to_device(device)
-        rate, fused = config.critic.learning_rate, {"fused": True}
-        self.v_optimizer = torch.optim.Adam(self.critics.v.parameters(), rate, **fused)
-        self.q_optimizer = torch.optim.Adam(self.critics.q.parameters(), rate, **fused)
+        rate = config.critic.learning_rate
+        self.v_optimizer = torch.optim.Adam(self.critics.v.parameters(), rate, fused=True)
+        self.q_optimizer = torch.optim.Adam(self.critics.q.parameters(), rate, fused=True)
         rate = config.actor.learning_rate
-        self.actor_optimizer = torch.optim.Adam(self.actors.denoiser.parameters(), rate, **fused)
+        self.actor_optimizer = torch.optim.Adam(self.actors.denoiser.parameters(), rate, fused=True)
         self.actor_updates = 0
         self._cumulative: Tensor | None = None
 
-    def _load(self, dataset: OfflineDataset, reward_scale: float) -> None:
+    def _load(self, dataset: OfflineDataset, reward_scale: float, violations: Tensor | None) -> None:
         """Put the data set on the device in the form that updates draw from."""
         config, device = self.config, self.device
         size = dataset.observation_size
@@ -101,15 +107,15 @@ class FisorLearner:
         self.actions = dataset.actions.clamp(-limit, limit).to(device)
         self.rewards = (dataset.rewards * reward_scale).to(device)
         self.costs = dataset.costs.to(device)
-        self.violations = violation_values(self.costs, config.critic.violation_scale)
+        if violations is None:
+            violations = violation_values(dataset.costs, config.critic.violation_scale)
+        self.violations = violations.to(device)
         ended = dataset.terminals | dataset.timeouts if config.timeouts_terminal else dataset.terminals
         self.alive = (~ended).to(device, torch.float32)
         self.bounds: Tensor | None = None
         if config.critic.behaviour_bound:
             ends = dataset.episode_ends.to(device)
-            values = behaviour_values(
-                self.rewards, self.costs, self.violations, ends, config.critic.gamma
-            )
+            values = behaviour_values(self.rewards, self.costs, self.violations, ends, config.critic.gamma)
             self.bounds = torch.stack(values)
         safe = dataset.episode_costs <= config.safe_cost
         if "safe" in config.actors and not bool(safe.any()):
@@ -210,7 +216,9 @@ class FisorLearner:
             empty = (total[:, -1] <= 0).nonzero().flatten().tolist()
             if empty:
                 names = sorted({self.config.actors[member // len(self.seeds)] for member in empty})
-                raise ValueError(f"every transition has weight 0 for actor {', '.join(names)}: nothing to learn from")
+                raise ValueError(
+                    f"every transition has weight 0 for actor {', '.join(names)}: nothing to learn from"
+                )
             self._cumulative = total / total[:, -1:]
         shape = (len(self._cumulative), self.config.actor.batch)
         uniform = torch.rand(shape, dtype=torch.float64, device=self.device, generator=self.generator)
@@ -266,7 +274,9 @@ class FisorLearner:
             "v": self.critics.v.state_dict(),
             "standardizer": self.standardizer.state(),
         }
-        return {f"{group}.{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
+        return {
+            f"{group}.{name}": tensor for group, state in groups.items() for name, tensor in state.items()
+        }
 
     def manifest(self) -> dict[str, Any]:
         """Return what a reader must know to rebuild the policies."""

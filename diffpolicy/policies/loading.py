@@ -17,10 +17,16 @@ from diffpolicy.training import Checkpoint
 def available_arms(manifest: Mapping[str, Any]) -> list[str]:
     """Return the arms that the trained actors and critics of a checkpoint can play."""
     actors, kinds = manifest["actors"], manifest["critic_kinds"]
-    return [name for name, arm in ARMS.items() if arm.actor in actors and (arm.rule != "recover" or "cost" in kinds)]
+    return [
+        name
+        for name, arm in ARMS.items()
+        if arm.actor in actors and (arm.rule != "recover" or "cost" in kinds)
+    ]
 
 
-def load_policy(checkpoint: Checkpoint, arm: str, seed: int, device: torch.device | str = "cpu") -> CandidatePolicy:
+def load_policy(
+    checkpoint: Checkpoint, arm: str, seed: int, device: torch.device | str = "cpu"
+) -> CandidatePolicy:
     """Return `arm` of training seed `seed` (one of the manifest's "seeds") ready to act on `device`.
 
     Raises ValueError when the checkpoint holds no such arm or seed.

@@ -76,7 +76,9 @@ ARMS: Mapping[str, Arm] = {
 class CandidatePolicy:
     """Draws `arm.candidates` actions per observation from one actor and executes the one its rule chooses."""
 
-    def __init__(self, actors: DiffusionActors, critics: Critics, standardizer: Standardizer, arm: Arm) -> None:
+    def __init__(
+        self, actors: DiffusionActors, critics: Critics, standardizer: Standardizer, arm: Arm
+    ) -> None:
         """Wrap single-member `actors` and single-seed `critics`, all on one device."""
         self.actors, self.critics, self.standardizer, self.arm = actors, critics, standardizer, arm
         self.device = critics.sign.device
@@ -92,9 +94,11 @@ class CandidatePolicy:
         count = self.arm.candidates
         states = states.repeat_interleave(count, dim=0).unsqueeze(0)
         actions = self.actors.sample(states, memory.generator)
-        q = self.critics.action_values(states, actions)[0].unflatten(1, (-1, count))  # (K, B, N)
+        q = self.critics.action_values(states, actions)[0].view(
+            len(self.critics.kinds), -1, count
+        )  # (K, B, N)
         values = dict(zip(self.critics.kinds, q, strict=True))
         chosen = RULES[self.arm.rule](values)
         rows = torch.arange(len(chosen), device=self.device)
-        picked = actions[0].unflatten(0, (-1, count))[rows, chosen]
+        picked = actions.view(len(chosen), count, -1)[rows, chosen]
         return ActionChunk(picked.unsqueeze(1), values["feasibility"][rows, chosen]), memory

@@ -84,7 +84,9 @@ class Critics(nn.Module):
         """Return V (S, K, B) for observations (S, B, O)."""
         seeds, batch, size = observations.shape
         kinds = len(self.kinds)
-        stacked = observations.unsqueeze(1).expand(seeds, kinds, batch, size).reshape(seeds * kinds, batch, size)
+        stacked = (
+            observations.unsqueeze(1).expand(seeds, kinds, batch, size).reshape(seeds * kinds, batch, size)
+        )
         output: Tensor = self.v(stacked)
         return output.view(seeds, kinds, batch)
 
@@ -131,5 +133,6 @@ class Critics(nn.Module):
     @torch.no_grad()
     def update_target(self) -> None:
         """Move the target critics towards the online ones by the Polyak rate."""
-        online, target = list(self.q.parameters()), list(self.q_target.parameters())
+        online: list[Tensor] = list(self.q.parameters())
+        target: list[Tensor] = list(self.q_target.parameters())
         torch._foreach_lerp_(target, online, self.config.polyak)

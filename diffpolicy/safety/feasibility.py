@@ -39,7 +39,11 @@ def behaviour_values(
     """
     starts = torch.cat([episode_ends.new_zeros(1), episode_ends[:-1]])
     lengths = episode_ends - starts
-    returns, feasible, cost = torch.empty_like(rewards), torch.empty_like(violation), torch.empty_like(rewards)
+    returns, feasible, cost = (
+        torch.empty_like(rewards),
+        torch.empty_like(violation),
+        torch.empty_like(rewards),
+    )
     order = torch.argsort(lengths, descending=True)
     starts, lengths = starts[order], lengths[order]
     ends = starts + lengths

@@ -26,7 +26,9 @@ def test_vp_schedule_integrates_the_same_noise_whatever_the_steps(steps: int) ->
     assert log_alpha_bar == pytest.approx(-(0.1 + 10.0) / 2, rel=1e-9)
 
 
-@pytest.mark.parametrize(("steps", "low", "high"), [(0, 0.1, 10.0), (5, 0.0, 1.0), (5, 2.0, 1.0), (5, 0.1, math.inf)])
+@pytest.mark.parametrize(
+    ("steps", "low", "high"), [(0, 0.1, 10.0), (5, 0.0, 1.0), (5, 2.0, 1.0), (5, 0.1, math.inf)]
+)
 def test_impossible_schedules_are_refused(steps: int, low: float, high: float) -> None:
     with pytest.raises(ValueError, match=r"step|beta"):
         vp_betas(steps, low, high)
@@ -61,7 +63,9 @@ def test_sampler_ends_exactly_on_a_point_mass() -> None:
     process = GaussianProcess(vp_betas(5))
     sampler = AncestralSampler(process, clip=10.0)
     condition = torch.zeros(2, 64, 3)
-    samples = sampler.sample(_gaussian_denoiser(process, -0.4, 0.0), condition, 1, torch.Generator().manual_seed(1))
+    samples = sampler.sample(
+        _gaussian_denoiser(process, -0.4, 0.0), condition, 1, torch.Generator().manual_seed(1)
+    )
     torch.testing.assert_close(samples, torch.full((2, 64, 1), -0.4), atol=2e-5, rtol=0)
 
 

@@ -109,7 +109,9 @@ def test_what_is_loaded_is_what_was_trained(trained: training.Checkpoint) -> Non
         atol=0,
     )
     expected = model["q.layers.0.weight"][6:12]  # the second seed's three twins
-    torch.testing.assert_close(policy.critics.q_target.state_dict()["layers.0.weight"], expected, rtol=0, atol=0)
+    torch.testing.assert_close(
+        policy.critics.q_target.state_dict()["layers.0.weight"], expected, rtol=0, atol=0
+    )
 
 
 def test_missing_arms_and_seeds_are_named(trained: training.Checkpoint) -> None:

@@ -49,7 +49,9 @@ def test_operator_is_a_gamma_contraction() -> None:
     for _ in range(50):
         first, second = torch.randn(2, 7, dtype=torch.float64, generator=generator) * 5
         images = [
-            feasible_target(violation.unsqueeze(1), value[successors], torch.ones(7, 2), 0.9).min(dim=1).values
+            feasible_target(violation.unsqueeze(1), value[successors], torch.ones(7, 2), 0.9)
+            .min(dim=1)
+            .values
             for value in (first, second)
         ]
         assert (images[0] - images[1]).abs().max() <= 0.9 * (first - second).abs().max() + 1e-12
@@ -123,7 +125,9 @@ def test_weights_by_hand(
     assert WEIGHTS[name](values, WeightConfig()).item() == pytest.approx(expected, rel=1e-5)
 
 
-def _batch(observations: torch.Tensor, rewards: torch.Tensor, bounds: torch.Tensor | None = None) -> CriticBatch:
+def _batch(
+    observations: torch.Tensor, rewards: torch.Tensor, bounds: torch.Tensor | None = None
+) -> CriticBatch:
     """Transitions that end at once, so that every target is known: reward, h and cost themselves."""
     shape = rewards.shape
     costs = (rewards > 0).float()
@@ -158,7 +162,9 @@ def test_expectiles_tend_to_the_best_in_data_outcome_of_each_kind() -> None:
 
 
 def test_twins_are_combined_pessimistically_and_bounds_hold() -> None:
-    critics = Critics(2, 3, 1, ("reward", "feasibility"), CriticConfig(hidden=[8]), torch.Generator().manual_seed(0))
+    critics = Critics(
+        2, 3, 1, ("reward", "feasibility"), CriticConfig(hidden=[8]), torch.Generator().manual_seed(0)
+    )
     observations, actions = torch.randn(2, 5, 3), torch.randn(2, 5, 1)
     twins = critics._twins(critics.q_target, observations, actions)
     combined = critics.action_values(observations, actions)
@@ -167,7 +173,9 @@ def test_twins_are_combined_pessimistically_and_bounds_hold() -> None:
     rewards = torch.tensor([[0.0, 1.0]]).repeat(2, 1)
     bounds = torch.stack([torch.full((2, 2), 0.5), torch.full((2, 2), -0.5)])
     targets = critics.q_targets(_batch(torch.zeros(2, 2, 3), rewards, bounds))
-    torch.testing.assert_close(targets[0, 0], torch.tensor([0.5, 1.0]))  # a reward is at least what was achieved
+    torch.testing.assert_close(
+        targets[0, 0], torch.tensor([0.5, 1.0])
+    )  # a reward is at least what was achieved
     torch.testing.assert_close(targets[0, 1], torch.tensor([-1.0, -0.5]))  # a violation at most
 
 

@@ -1,0 +1,201 @@
+"""`diffpolicy benchmark suite=NAME`: hours of learning, resumable, kept as benchmarks/results/NAME.json.
+
+Every task of the suite is trained and evaluated in a folder of its own below `run`; what is done already is not done
+again. Targets that are missed stay in the file as missed.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+import envs
+from diffpolicy import evaluation, training
+from diffpolicy.cli.collect import collect_task
+from diffpolicy.cli.common import dataset_file
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.evaluate import evaluate
+from diffpolicy.cli.reporting import feasible_slices, set_overlap
+from diffpolicy.cli.train import train
+from diffpolicy.evaluation import provenance
+from diffpolicy.evaluation.certificate import read_certificate
+from diffpolicy.policies import load_policy
+from envs import point_robot
+
+LIMIT = 10.0  # the cost limit that the targets speak of
+FAITHFUL, BASELINE = "fisor", "bc_safe"
+
+
+def main(cfg: DictConfig) -> None:
+    """Run or go on with the suite `cfg.suite`."""
+    if cfg.suite != "safe-offline":
+        raise ConfigError(f"benchmark has no suite {cfg.suite!r}; there is safe-offline")
+    console = Console(soft_wrap=True, highlight=False)
+    tasks = [envs.task(str(name)) for name in cfg.tasks]
+    results = {}
+    for task in tasks:
+        console.rule(task.name)
+        results[task.name] = run_task(cfg, task)
+    document = {
+        "command": provenance.portable_command(["diffpolicy", *sys.argv[1:]]),
+        "commit": provenance.code(),
+        "machine": provenance.machine(),
+        "seeds": list(cfg.seeds),
+        "episodes": cfg.episodes,
+        "rows": [row for name, result in results.items() for row in rows(name, result)],
+        "targets": targets(results, cfg.headline) + overlap_targets(cfg, tasks),
+    }
+    path = Path(cfg.results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    path.with_suffix(".md").write_text(markdown(document))
+    for target in document["targets"]:
+        console.print(
+            f"{'met   ' if target['met'] else 'MISSED'} {target['name']}: {target['value']} ({target['target']})"
+        )
+    console.print(f"results: {path}")
+
+
+def task_config(cfg: DictConfig, task: envs.Task) -> DictConfig:
+    """Return the options of `train` for one task: the suite's, changed by what it says of this task."""
+    merged = OmegaConf.merge(cfg, cfg.tasks[task.name] or {})
+    assert isinstance(merged, DictConfig)
+    folder = Path(cfg.run).resolve() / task.name
+    merged.task, merged.run = task.id, str(folder)
+    merged.data = str(dataset_file(Path(cfg.data_folder), task))
+    return merged
+
+
+def run_task(cfg: DictConfig, task: envs.Task) -> evaluation.Evaluation:
+    """Collect (if the file is missing), train and evaluate one task; return the evaluation, a kept one if possible."""
+    one = task_config(cfg, task)
+    if not Path(one.data).exists():
+        collect_task(task, Path(one.data), {}, progress=one.progress)
+    folder = Path(one.run)
+    weights = training.read_checkpoint(train(one)).manifest["sha256"]["model.safetensors"]
+    if (folder / "certificate.json").exists():
+        kept = read_certificate(folder / "certificate.json")
+        protocol = (
+            kept.evaluation.episodes,
+            kept.evaluation.seed,
+            {arm.name for arm in kept.evaluation.arms},
+        )
+        if kept.document["arms"][0]["weights"][0] == weights and protocol == (
+            cfg.episodes,
+            cfg.seed,
+            set(cfg.arms),
+        ):
+            print(str(kept.evaluation))
+            return kept.evaluation
+    return evaluate(one, folder, folder)
+
+
+def rows(task: str, result: evaluation.Evaluation) -> list[dict[str, Any]]:
+    """Return one row of figures with intervals for each arm."""
+    found = []
+    differences = {difference.arm: difference for difference in result.differences}
+    for arm in result.arms:
+        row: dict[str, Any] = {"task": task, "arm": arm.name, **asdict(arm.summary)}
+        row["return_by_seed"] = [
+            envs.task(task).normalized_return(sum(e.episode_return for e in seed) / len(seed))
+            for seed in arm.episodes
+        ]
+        row["cost_by_seed"] = [sum(e.episode_cost for e in seed) / len(seed) for seed in arm.episodes]
+        if arm.name in differences:
+            row["difference_to"] = result.reference
+            row["difference"] = asdict(differences[arm.name])
+        found.append(row)
+    return found
+
+
+def targets(results: dict[str, evaluation.Evaluation], ours: str) -> list[dict[str, Any]]:
+    """Return the suite's targets with what was reached: cost below the limit, return above BC on safe episodes."""
+    found = []
+    better = dict.fromkeys((ours, FAITHFUL), 0)
+    for task, result in results.items():
+        differences = {difference.arm: difference.normalized_return for difference in result.differences}
+        for arm in (ours, FAITHFUL):
+            cost = result.arm(arm).summary.at(LIMIT).normalized_cost
+            found.append(
+                {
+                    "name": f"{task}: normalised cost of {arm} at limit {LIMIT:g}",
+                    "target": "mean < 1",
+                    "value": round(cost.mean, 4),
+                    "interval": [round(bound, 4) for bound in cost.mean_interval],
+                    "met": cost.mean < 1.0,
+                }
+            )
+            gain = differences[arm]
+            better[arm] += gain.mean > 0
+            if arm == ours:
+                found.append(
+                    {
+                        "name": f"{task}: normalised return of {arm} minus {BASELINE}",
+                        "target": "mean > 0",
+                        "value": round(gain.mean, 4),
+                        "interval": [round(bound, 4) for bound in gain.mean_interval],
+                        "met": gain.mean > 0.0,
+                    }
+                )
+    found.append(
+        {
+            "name": f"tasks on which {FAITHFUL} (published rule) earns more than {BASELINE}",
+            "target": f"> {len(results) / 2:g} of {len(results)}",
+            "value": better[FAITHFUL],
+            "interval": None,
+            "met": better[FAITHFUL] > len(results) / 2,
+        }
+    )
+    return found
+
+
+def overlap_targets(cfg: DictConfig, tasks: list[envs.Task]) -> list[dict[str, Any]]:
+    """Return how near the learned infeasible set of the point robot is to the true one, per training seed."""
+    if point_robot.TASK not in tasks:
+        return []
+    checkpoint = training.read_checkpoint(Path(cfg.run).resolve() / point_robot.TASK.name)
+    overlaps = [set_overlap(feasible_slices(load_policy(checkpoint, FAITHFUL, seed))) for seed in cfg.seeds]
+    learned = [learned for learned, _ in overlaps]
+    return [
+        {
+            "name": "PointRobot: IoU of the learned infeasible set with the true one, mean over seeds",
+            "target": f"> {overlaps[0][1]:.4f}, the IoU of the naive set h > 0",
+            "value": round(sum(learned) / len(learned), 4),
+            "interval": [round(min(learned), 4), round(max(learned), 4)],
+            "met": min(learned) > overlaps[0][1],
+        }
+    ]
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Return the rows and targets as Markdown tables."""
+    lines = [
+        f"Made by `{document['command']}`; {len(document['seeds'])} training seeds x {document['episodes']} episodes.",
+        "Return: normalised, mean [95 % interval]. Cost: per episode, the same; normalised at the limit 10.",
+        "",
+        "| task | arm | return | cost | normalised cost | worst 10 % | over 10 | P(over 10) below | violating |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        limit = next(entry for entry in row["limits"] if entry["limit"] == LIMIT)
+        lines.append(
+            f"| {row['task']} | {row['arm']} "
+            f"| {_interval(row['normalized_return'], 3)} | {_interval(row['cost'], 1)} "
+            f"| {limit['normalized_cost']['mean']:.2f} | {row['cost_cvar']:.1f} | {limit['exceeded']}/{row['episodes']} "
+            f"| {limit['exceed_probability_upper']:.1%} | {row['violating_episodes']}/{row['episodes']} |"
+        )
+    lines += ["", "| target | wanted | reached | interval | |", "|---|---|---|---|---|"]
+    for target in document["targets"]:
+        bounds = "" if target["interval"] is None else f"[{target['interval'][0]}, {target['interval'][1]}]"
+        verdict = "met" if target["met"] else "**missed**"
+        lines.append(f"| {target['name']} | {target['target']} | {target['value']} | {bounds} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(estimate: dict[str, Any], digits: int) -> str:
+    low, high = estimate["mean_interval"]
+    return f"{estimate['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,50 @@
+"""`diffpolicy collect`: makes a dataset from a real simulator where none can be downloaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+import envs
+from diffpolicy.cli.common import dataset_file
+from diffpolicy.cli.config import build
+from diffpolicy.collection import CollectConfig, collect
+from diffpolicy.collection.recipes import RECIPES
+from diffpolicy.data import OfflineDataset, describe
+
+OURS = ("task", "to", "run", "progress")  # keys of collect.yaml that are not the collector's
+
+
+def main(cfg: DictConfig) -> None:
+    """Collect a dataset of `cfg.task` into `cfg.to`."""
+    task = envs.task(cfg.task)
+    options = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(options, dict)
+    path = Path(cfg.to) if cfg.to is not None else dataset_file(Path("runs/data"), task)
+    given = {str(key): value for key, value in options.items() if key not in OURS}
+    dataset = collect_task(task, path, given, progress=cfg.progress)
+    console = Console(soft_wrap=True, highlight=False)
+    for name, value in describe(dataset).items():
+        console.print(f"{name}: {value}")
+    console.print(f"dataset: {path}\nnext:    diffpolicy train task={task.name} data={path}")
+
+
+def collect_task(
+    task: envs.Task, path: Path, given: Mapping[str, Any], progress: bool = True
+) -> OfflineDataset:
+    """Collect by the task's recipe, changed by the options in `given` that are not None."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = _merged(RECIPES.get(task.name, {}), given)
+    return collect(task.id, build(CollectConfig, options, "collect"), path, progress)
+
+
+def _merged(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(recipe)
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            merged[key] = _merged(recipe.get(key, {}), value)
+        elif value is not None:
+            merged[key] = value
+    return merged

@@ -1,0 +1,67 @@
+"""`diffpolicy evaluate`: DSRL's protocol on a trained checkpoint, with certificate, report and video."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+import envs
+from diffpolicy import data, evaluation, training
+from diffpolicy.cli.common import SHIPPED, dataset_path
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.reporting import write_report
+from diffpolicy.evaluation.certificate import write_certificate
+from diffpolicy.policies import available_arms, load_policy
+
+
+def main(cfg: DictConfig) -> None:
+    """Evaluate `cfg.checkpoint` into the folder `cfg.run`."""
+    if cfg.checkpoint is None:
+        raise ConfigError(
+            "evaluate needs checkpoint=FOLDER, for example checkpoint=runs/train/BallCircle/..."
+        )
+    evaluate(cfg, Path(cfg.checkpoint), Path(cfg.run))
+
+
+def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluation:
+    """Evaluate the newest checkpoint in `source`; write certificate.json, report.html and video.mp4 to `folder`."""
+    console = Console(soft_wrap=True, highlight=False)
+    checkpoint = training.read_checkpoint(source)
+    manifest = checkpoint.manifest
+    task = envs.task(manifest["task"])
+    device = training.pick_device(cfg.device)
+    arms = list(cfg.arms or available_arms(manifest))
+    headline = cfg.headline if cfg.headline in arms else arms[0]
+    players = {
+        arm: [load_policy(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms
+    }
+
+    def progress(arm: str, done: int, total: int) -> None:
+        console.print(f"  evaluated {done}/{total}: {arm}", style="dim")
+
+    reference = cfg.reference if cfg.reference in arms else arms[0]
+    result = evaluation.evaluate(
+        players,
+        task.id,
+        episodes=cfg.episodes,
+        seed=cfg.seed,
+        limits=list(cfg.limits),
+        reference=reference,
+        progress=progress,
+    )
+    console.print(str(result))
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = [manifest["sha256"]["model.safetensors"]] * len(manifest["seeds"])
+    certificate = write_certificate(
+        result,
+        folder / "certificate.json",
+        data_hash=manifest["data"]["sha256"],
+        weights_hashes=dict.fromkeys(arms, weights),
+        command=["diffpolicy", *sys.argv[1:]],
+        manifest=manifest,
+    )
+    dataset = data.load(dataset_path(task, cfg.data)) if cfg.data or task.id in SHIPPED else None
+    report = write_report(result, headline, players[headline][0], source, dataset, folder)
+    console.print(f"certificate: {certificate}\nreport:      {report}")
+    return result
