@@ -28,7 +28,7 @@ def save(
 ) -> None:
     """Writes a DSRL HDF5 file (gzip and shuffle, float32 and bool) under a temporary name, then renames it.
 
-    `attributes` become the file's attributes: text and numbers as HDF5 holds them, the rest as JSON. A dataset
+    `attributes` become the file's: text and numbers that HDF5 can hold as they are, the rest as JSON. A dataset
     whose final observations are not known is written without `next_observations`, so that none is made up.
     Raises DataError for an empty dataset, and when the file cannot be written; an older one then stays.
     """
