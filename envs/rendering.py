@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,8 @@ class MujocoCamera:
             self.close()
             self._renderer = _mujoco_renderer(model)
             self._model = model
+            # Also at the interpreter's end if nobody calls close(): there OpenGL complains loudly.
+            self._release = weakref.finalize(self, self._renderer.close)
         self._renderer.update_scene(data, camera=_view(model), scene_option=_all_geometry())
         _without_shadows(self._renderer.scene)
         picture: Picture = self._renderer.render()
@@ -41,7 +44,7 @@ class MujocoCamera:
     def close(self) -> None:
         """Release the renderer; the next picture makes a new one."""
         if self._renderer is not None:
-            self._renderer.close()
+            self._release()
         self._renderer = self._model = None
 
 

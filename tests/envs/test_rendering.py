@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +52,19 @@ def test_drawing_does_not_change_the_episode(name: str, safety_gymnasium: None, 
         ends.append(observation)
         env.close()
     np.testing.assert_array_equal(*ends)
+
+
+def test_an_environment_left_open_ends_quietly(safety_gymnasium: None) -> None:
+    code = (
+        "import envs; env = envs.make('PointGoal1', render_mode='rgb_array'); env.reset(seed=0); env.render()"
+    )
+    folder = Path(envs.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False
+    )
+    if "RenderingError" in done.stderr:
+        pytest.skip("no OpenGL")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_bullet_violation_gets_a_red_frame(bullet: None) -> None:
