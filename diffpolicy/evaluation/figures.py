@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
+from diffpolicy.evaluation.statistics import Array
 from diffpolicy.evaluation.summary import Arm, Scores, cost_table, return_table
 from diffpolicy.evaluation.svg import COLOURS, INK, MARKERS, WIDE, export, figure
 
@@ -98,8 +99,9 @@ def interval_figure(arms: Sequence[Arm], limit: float) -> str:
 
 def curves_figure(curves: Sequence[Curve]) -> str:
     """Small multiples of logged quantities over training steps."""
-    rows = -(-len(curves) // 2)
-    drawn = figure(1.45 * rows, columns=2, rows=rows)
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    drawn = figure(1.5 * rows, width=WIDE / 3 * columns, columns=columns, rows=rows)
     for axes, curve in zip(drawn.axes, curves, strict=False):
         axes.plot(curve.steps, curve.values, color=COLOURS[0], lw=1.2)
         axes.set_title(curve.name, loc="left", fontsize=9)
@@ -117,16 +119,16 @@ def feasible_figure(slices: Sequence[FeasibleSlice]) -> str:
     for axes, one in zip(drawn.axes, slices, strict=True):
         learned, truth = np.asarray(one.learned, dtype=np.float64), np.asarray(one.truth, dtype=bool)
         xs, ys = np.asarray(one.xs), np.asarray(one.ys)
-        axes.contourf(xs, ys, ~truth, levels=[0.5, 1.5], colors=[COLOURS[1]], alpha=0.45)
-        axes.contour(xs, ys, learned, levels=[0.0], colors=[COLOURS[0]], linewidths=1.8)
+        if not truth.all():
+            axes.contourf(xs, ys, ~truth, levels=[0.5, 1.5], colors=[COLOURS[1]], alpha=0.45)
+        _edge(axes, one, learned, COLOURS[0], "-", 1.8)
         scores = f"IoU {infeasible_iou(learned <= 0.0, truth):.2f}"
         if one.naive is not None:
-            naive = np.asarray(one.naive, dtype=float)
-            axes.contour(xs, ys, naive, levels=[0.5], colors=[INK], linewidths=0.8, linestyles="--")
+            _edge(axes, one, 0.5 - np.asarray(one.naive, dtype=np.float64), INK, "--", 0.8)
             scores += f" (naive {infeasible_iou(one.naive, truth):.2f})"
         axes.set_title(f"{one.title}\n{scores}", fontsize=9)
         axes.set_aspect("equal")
-        axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], prune="both"))
         axes.set_xlabel("x")
     drawn.axes[0].set_ylabel("y")
     return export(drawn, "feasible")
@@ -155,6 +157,20 @@ def _with_legend(name: str, draw: Callable[[Axes], None]) -> str:
         columnspacing=1.0,
     )
     return export(drawn, name)
+
+
+def _edge(axes: Axes, one: FeasibleSlice, values: Array, colour: str, style: str, width: float) -> None:
+    """The line where `values` (n, n) pass zero; nothing where they never do."""
+    if values.min() < 0.0 < values.max():
+        axes.contour(
+            np.asarray(one.xs),
+            np.asarray(one.ys),
+            values,
+            levels=[0.0],
+            colors=[colour],
+            linewidths=width,
+            linestyles=style,
+        )
 
 
 def _look(index: int) -> tuple[str, str]:

@@ -100,7 +100,10 @@ def render(evaluation: Evaluation, *, subject: str, limit: float | None, extras:
         if evaluation.differences
         else "",
         _feasible(extras),
-        section("Training", figure(curves_figure(extras.curves), "Logged quantities over training steps."))
+        section(
+            "Training",
+            figure(curves_figure(extras.curves), "Logged quantities over training steps.", wide=True),
+        )
         if extras.curves
         else "",
         section("Where this comes from", _provenance(evaluation, extras)),

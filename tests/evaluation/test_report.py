@@ -12,7 +12,7 @@ import pytest
 import envs
 from diffpolicy.evaluation import EvaluationError, judge
 from diffpolicy.evaluation.certificate import read_certificate, write_certificate
-from diffpolicy.evaluation.figures import Curve, FeasibleSlice, infeasible_iou
+from diffpolicy.evaluation.figures import Curve, FeasibleSlice, feasible_figure, infeasible_iou
 from diffpolicy.evaluation.report import Extras, ReportError, headline, write_report
 
 HASH = "0123456789abcdef" * 4
@@ -160,3 +160,11 @@ def test_iou_of_infeasible_sets() -> None:
     assert infeasible_iou(truth, truth) == 1.0
     assert infeasible_iou([True, False, False, True], truth) == pytest.approx(1 / 3)
     assert infeasible_iou(np.ones(4, bool), np.ones(4, bool)) == 1.0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("level", [-1.0, 1.0])
+def test_a_learned_set_without_an_edge_is_drawn_without_complaint(level: float) -> None:
+    axis, all_safe = np.linspace(-3, 3, 5), np.full((5, 5), level < 0)
+    one = FeasibleSlice("v 1", axis, axis, np.full((5, 5), level), all_safe, all_safe)
+    assert "IoU 1.00 (naive 1.00)" in feasible_figure([one])
