@@ -145,6 +145,7 @@ def _with_legend(name: str, draw: Callable[[Axes], None]) -> str:
     drawn = figure(3.6)
     draw(drawn.axes[0])
     handles, labels = drawn.axes[0].get_legend_handles_labels()
+    drawn.set_figheight(3.2 + 0.18 * -(-len(labels) // 3))
     drawn.legend(
         handles,
         labels,

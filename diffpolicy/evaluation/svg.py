@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's palette without black and yellow, each with its own marker: colour is never the only sign.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")  # nine and seven: 63 arms before two look alike
 INK = "#010203"  # stands for the page's text colour; replaced by currentColor
 WIDTH = 5.2  # in; about the width of a phone's page, so that text keeps its size there
 WIDE = 8.5  # in; scrolls on a phone

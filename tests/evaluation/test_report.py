@@ -14,6 +14,7 @@ from diffpolicy.evaluation import EvaluationError, judge
 from diffpolicy.evaluation.certificate import read_certificate, write_certificate
 from diffpolicy.evaluation.figures import Curve, FeasibleSlice, feasible_figure, infeasible_iou
 from diffpolicy.evaluation.report import Extras, ReportError, headline, write_report
+from diffpolicy.evaluation.svg import COLOURS, MARKERS
 
 HASH = "0123456789abcdef" * 4
 VOID = {"meta", "img", "br", "link"}
@@ -137,6 +138,11 @@ def test_only_the_evaluation_is_needed_and_names_are_escaped(episodes: Any, tmp_
     assert "video" not in page.counts
     assert page.counts["svg"] == 3
     assert "One training seed" in text or "one training seed" in text
+
+
+def test_many_arms_look_different() -> None:
+    looks = {(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index in range(20)}
+    assert len(looks) == 20
 
 
 def test_the_same_results_give_the_same_page(evaluation: Any, tmp_path: Path) -> None:
