@@ -27,6 +27,8 @@ AGENT_PACKAGES = ("stable-baselines3", "torch")
 def describe_run(config: CollectConfig, *, steps: int, episodes: int, interrupted: bool) -> dict[str, Any]:
     """One entry of the `runs` attribute: settings, amounts and the versions that made it."""
     settings = dataclasses.asdict(config)
+    for agent in {"ppo", "sac"} - {config.source}:
+        del settings[agent]
     settings["policies"] = [Path(name).name for name in config.policies]
     return {
         "agent": AGENTS[config.source],
