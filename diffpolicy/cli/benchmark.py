@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
         console.rule(task.name)
         results[task.name] = run_task(cfg, task)
     document = {
-        "command": provenance.portable_command(["diffpolicy", *sys.argv[1:]]),
+        "command": provenance.portable_command([*sys.argv[0].split(), *sys.argv[1:]]),
         "commit": provenance.code(),
         "machine": provenance.machine(),
         "seeds": list(cfg.seeds),
@@ -185,8 +185,9 @@ def markdown(document: dict[str, Any]) -> str:
         lines.append(
             f"| {row['task']} | {row['arm']} "
             f"| {_interval(row['normalized_return'], 3)} | {_interval(row['cost'], 1)} "
-            f"| {limit['normalized_cost']['mean']:.2f} | {row['cost_cvar']:.1f} | {limit['exceeded']}/{row['episodes']} "
-            f"| {limit['exceed_probability_upper']:.1%} | {row['violating_episodes']}/{row['episodes']} |"
+            f"| {limit['normalized_cost']['mean']:.2f} | {row['cost_cvar']:.1f} "
+            f"| {limit['exceeded']}/{row['episodes']} | {limit['exceed_probability_upper']:.1%} "
+            f"| {row['violating_episodes']}/{row['episodes']} |"
         )
     lines += ["", "| target | wanted | reached | interval | |", "|---|---|---|---|---|"]
     for target in document["targets"]:

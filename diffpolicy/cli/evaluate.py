@@ -58,7 +58,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
         folder / "certificate.json",
         data_hash=manifest["data"]["sha256"],
         weights_hashes=dict.fromkeys(arms, weights),
-        command=["diffpolicy", *sys.argv[1:]],
+        command=[*sys.argv[0].split(), *sys.argv[1:]],
         manifest=manifest,
     )
     dataset = data.load(dataset_path(task, cfg.data)) if cfg.data or task.id in SHIPPED else None

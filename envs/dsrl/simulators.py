@@ -86,8 +86,7 @@ class SimulatorEnv(gymnasium.Env[Observation, Action]):
         Raises ValueError for an action of another shape or one that is not finite.
         """
         checked = check_action(action, self.action_space)
-        with self._stream.installed():
-            observation, reward, cost, terminated, truncated, info = self._raw_step(checked)
+        observation, reward, cost, terminated, truncated, info = self._raw_step(checked)
         info["cost"] = float(cost)
         return np.asarray(observation, np.float32), float(reward), bool(terminated), bool(truncated), info
 
@@ -138,7 +137,8 @@ class BulletEnv(SimulatorEnv):
         return super().reset(seed=seed, options=options)
 
     def _raw_step(self, action: NDArray[Any]) -> tuple[Any, float, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.raw.step(action)
+        with self._stream.installed():  # Safety-Gymnasium draws only at a reset; Bullet may at any step
+            observation, reward, terminated, truncated, info = self.raw.step(action)
         return observation, reward, info["cost"], terminated, truncated, info
 
     def render(self) -> NDArray[np.uint8] | None:
