@@ -86,7 +86,7 @@ def test_every_verb_has_its_module_and_its_configuration(name):
     assert (ROOT / Path(*VERBS[name].module.split("."))).with_suffix(".py").is_file()
     config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
     assert "base" in config["defaults"]
-    assert config["run"].startswith(f"runs/{name}/")
+    assert Path(config["run"]).is_relative_to(f"runs/{name}")
 
 
 def test_every_configuration_belongs_to_a_verb():
