@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffpolicy import training
+from diffpolicy.cli.common import compute_device
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.data import OfflineDataset, Standardizer
@@ -40,9 +40,7 @@ def main(cfg: DictConfig) -> None:
     """Run the bench `cfg.name` and print its result."""
     if cfg.name not in BENCHES:
         raise ConfigError(f"bench has no {cfg.name!r}; there are {', '.join(BENCHES)}")
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    device = training.pick_device(cfg.device)
+    device = compute_device(cfg)
     result = BENCHES[cfg.name](cfg, device)
     console = Console(highlight=False, soft_wrap=True)
     for note, figure in result.notes.items():

@@ -10,13 +10,20 @@ from omegaconf import DictConfig, OmegaConf
 
 import diffpolicy
 import envs
-from diffpolicy import data
+from diffpolicy import data, training
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import FisorConfig, FisorLearner
 from envs import point_robot
 
 SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5"}
+
+
+def compute_device(cfg: DictConfig) -> torch.device:
+    """Return the device that `cfg.device` names, after limiting PyTorch to `cfg.threads` threads if that is given."""
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    return training.pick_device(cfg.device)
 
 
 def dataset_file(folder: Path, task: envs.Task) -> Path:

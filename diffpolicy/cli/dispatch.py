@@ -91,4 +91,6 @@ def _run(arguments: Sequence[str], verbs: Mapping[str, Verb]) -> int:
         return int(import_module(verb.module).main(rest))
     from diffpolicy.cli.hydra_verb import run_hydra
 
+    if verb.positional and rest and rest[0][0] not in "-+~" and "=" not in rest[0]:
+        rest[0] = f"{verb.positional}={rest[0]}"
     return run_hydra(name, verb, rest)

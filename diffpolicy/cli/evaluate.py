@@ -8,7 +8,7 @@ from rich.console import Console
 
 import envs
 from diffpolicy import data, evaluation, training
-from diffpolicy.cli.common import SHIPPED, dataset_path
+from diffpolicy.cli.common import SHIPPED, compute_device, dataset_path
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.reporting import write_report
 from diffpolicy.evaluation.certificate import write_certificate
@@ -30,7 +30,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
     checkpoint = training.read_checkpoint(source)
     manifest = checkpoint.manifest
     task = envs.task(manifest["task"])
-    device = training.pick_device(cfg.device)
+    device = compute_device(cfg)
     arms = list(cfg.arms or available_arms(manifest))
     headline = cfg.headline if cfg.headline in arms else arms[0]
     players = {

@@ -7,7 +7,7 @@ from rich.console import Console
 
 import envs
 from diffpolicy import training
-from diffpolicy.cli.common import dataset_path, make_learner
+from diffpolicy.cli.common import compute_device, dataset_path, make_learner
 
 INFEASIBLE_WARNING = 0.6
 
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
 def train(cfg: DictConfig) -> Path:
     """Train or resume in the folder `cfg.run` and return the last checkpoint."""
     task = envs.task(cfg.task)
-    device = training.pick_device(cfg.device)
+    device = compute_device(cfg)
     learner, config = make_learner(task, dataset_path(task, cfg.data), cfg.policy, list(cfg.seeds), device)
     path = training.run(
         learner,

@@ -7,12 +7,14 @@ class Verb(NamedTuple):
     """A verb: the module whose `main` does the job, one line of help, and how its arguments are read.
 
     `hydra` verbs have `main(cfg: DictConfig) -> None` and a file `<verb>.yaml` among the configs; `argparse`
-    verbs have `main(arguments: list[str]) -> int`.
+    verbs have `main(arguments: list[str]) -> int`. `positional` is the key that a first word without "=" is
+    the value of: `diffpolicy bench fisor-act` is `diffpolicy bench name=fisor-act`.
     """
 
     module: str
     help: str
     arguments: Literal["hydra", "argparse"] = "hydra"
+    positional: str | None = None
 
 
 VERBS: dict[str, Verb] = {
@@ -21,6 +23,8 @@ VERBS: dict[str, Verb] = {
     "data": Verb("diffpolicy.cli.data", "check, fetch or describe a dataset file", "argparse"),
     "train": Verb("diffpolicy.cli.train", "train policies on an offline dataset, or resume a run"),
     "evaluate": Verb("diffpolicy.cli.evaluate", "roll out a policy, write its certificate and report"),
-    "bench": Verb("diffpolicy.cli.bench", "measure the speed of training and acting on this machine"),
+    "bench": Verb(
+        "diffpolicy.cli.bench", "measure the speed of training and acting on this machine", "hydra", "name"
+    ),
     "benchmark": Verb("diffpolicy.cli.benchmark", "run a suite of tasks, arms and seeds and tabulate it"),
 }

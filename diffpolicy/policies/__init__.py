@@ -1,6 +1,7 @@
 """What acts: diffusion policies, their training and their loading."""
 
 from diffpolicy.policies.actors import ActorConfig, DiffusionActors
+from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.fisor import ACTORS, FisorConfig, FisorLearner
 from diffpolicy.policies.loading import available_arms, load_policy
 from diffpolicy.policies.policy import ActionChunk, Memory, Policy
@@ -19,6 +20,7 @@ __all__ = [
     "FisorLearner",
     "Memory",
     "Policy",
+    "PolicyError",
     "available_arms",
     "load_policy",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffpolicy.diffusion import AncestralSampler, GaussianProcess, vp_betas
 from diffpolicy.networks import MLPDenoiser, ResidualDenoiser
+from diffpolicy.policies.errors import PolicyError
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class DiffusionActors(nn.Module):
         if config.network == "residual":
             width, blocks = config.hidden[0], len(config.hidden)
             if any(size != width for size in config.hidden):
-                raise ValueError(f"actor.hidden of a residual network names one width, got {config.hidden}")
+                raise PolicyError(f"actor.hidden of a residual network names one width, got {config.hidden}")
             self.denoiser = ResidualDenoiser(*sizes, generator, width, blocks, config.dropout)
         elif config.network == "mlp":
             self.denoiser = MLPDenoiser(*sizes, config.hidden, generator)
         else:
-            raise ValueError(f"actor.network is 'residual' or 'mlp', got {config.network!r}")
+            raise PolicyError(f"actor.network is 'residual' or 'mlp', got {config.network!r}")
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.action_size, self.config = action_size, config
         self.process = GaussianProcess(vp_betas(config.diffusion_steps))

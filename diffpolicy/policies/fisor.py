@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffpolicy.data import OfflineDataset, Standardizer
 from diffpolicy.policies.actors import ActorConfig, DiffusionActors
+from diffpolicy.policies.errors import PolicyError
 from diffpolicy.safety import (
     WEIGHTS,
     CriticBatch,
@@ -65,14 +66,14 @@ class FisorLearner:
         """Prepare training on `dataset`; rewards are multiplied by `reward_scale` (paper: T / (R_max - R_min)).
 
         `violations` (N,) is a continuous constraint function h (> 0 violates) where the task knows one; without it
-        h comes from the costs. `description` goes into the checkpoint's manifest. Raises ValueError for unknown
+        h comes from the costs. `description` goes into the checkpoint's manifest. Raises PolicyError for unknown
         actors, no seeds or, with a "safe" actor, a data set without a safe episode.
         """
         unknown = [actor for actor in config.actors if actor not in ACTORS]
         if unknown or not config.actors:
-            raise ValueError(f"policy.actors must name some of {', '.join(ACTORS)}; got {config.actors}")
+            raise PolicyError(f"policy.actors must name some of {', '.join(ACTORS)}; got {config.actors}")
         if not seeds:
-            raise ValueError("seeds must name at least one training seed, for example seeds=[0]")
+            raise PolicyError("seeds must name at least one training seed, for example seeds=[0]")
         self.config, self.seeds, self.device = config, list(seeds), device
         self.description = description or {}
         self.total_steps = config.updates if config.joint else config.critic_updates + config.actor_updates
@@ -119,7 +120,7 @@ class FisorLearner:
             self.bounds = torch.stack(values)
         safe = dataset.episode_costs <= config.safe_cost
         if "safe" in config.actors and not bool(safe.any()):
-            raise ValueError(f"no episode of the data set costs at most safe_cost={config.safe_cost}")
+            raise PolicyError(f"no episode of the data set costs at most safe_cost={config.safe_cost}")
         self.safe = safe[dataset.episode_of].to(device, torch.float32)
 
     def _critic_batch(self, index: Tensor) -> CriticBatch:
@@ -216,7 +217,7 @@ class FisorLearner:
             empty = (total[:, -1] <= 0).nonzero().flatten().tolist()
             if empty:
                 names = sorted({self.config.actors[member // len(self.seeds)] for member in empty})
-                raise ValueError(
+                raise PolicyError(
                     f"every transition has weight 0 for actor {', '.join(names)}: nothing to learn from"
                 )
             self._cumulative = total / total[:, -1:]

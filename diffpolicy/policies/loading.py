@@ -9,6 +9,7 @@ from torch import Tensor
 from diffpolicy.data import Standardizer
 from diffpolicy.networks import select_members
 from diffpolicy.policies.actors import ActorConfig, DiffusionActors
+from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.selection import ARMS, CandidatePolicy
 from diffpolicy.safety import CriticConfig, Critics
 from diffpolicy.training import Checkpoint
@@ -29,13 +30,15 @@ def load_policy(
 ) -> CandidatePolicy:
     """Return `arm` of training seed `seed` (one of the manifest's "seeds") ready to act on `device`.
 
-    Raises ValueError when the checkpoint holds no such arm or seed.
+    Raises PolicyError when the checkpoint holds no such arm or seed.
     """
     manifest = checkpoint.manifest
     if arm not in available_arms(manifest):
-        raise ValueError(f"no arm {arm!r} in {checkpoint.path}; it has {', '.join(available_arms(manifest))}")
+        raise PolicyError(
+            f"no arm {arm!r} in {checkpoint.path}; it has {', '.join(available_arms(manifest))}"
+        )
     if seed not in manifest["seeds"]:
-        raise ValueError(f"no training seed {seed} in {checkpoint.path}; it has {manifest['seeds']}")
+        raise PolicyError(f"no training seed {seed} in {checkpoint.path}; it has {manifest['seeds']}")
     column, seeds = manifest["seeds"].index(seed), len(manifest["seeds"])
     kinds = manifest["critic_kinds"]
     member = manifest["actors"].index(ARMS[arm].actor) * seeds + column
