@@ -64,19 +64,16 @@ def earlier_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def command(task: Task, settings: dict[str, Any]) -> str:
-    """The command line that repeats a run: what differs from the defaults."""
-    defaults = dataclasses.asdict(CollectConfig())
-    words = ["diffpolicy", "collect", f"task={task.name}"]
-    words += _changes(settings, defaults, "")
-    return " ".join(words)
+    """The command line that repeats a run; it names every setting, because defaults may change."""
+    return " ".join(["diffpolicy", "collect", f"task={task.name}", *_words(settings, "")])
 
 
-def _changes(settings: dict[str, Any], defaults: dict[str, Any], prefix: str) -> list[str]:
+def _words(settings: dict[str, Any], prefix: str) -> list[str]:
     words: list[str] = []
     for name, value in settings.items():
         if isinstance(value, dict):
-            words += _changes(value, defaults[name], f"{prefix}{name}.")
-        elif json.dumps(value) != json.dumps(defaults[name]):
+            words += _words(value, f"{prefix}{name}.")
+        else:
             text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
             words.append(f"{prefix}{name}={text}")
     return words
