@@ -15,12 +15,11 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffpolicy.cli.common import compute_device
-from diffpolicy.cli.config import build
+from diffpolicy.cli.common import compute_device, policy_config
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.data import OfflineDataset, Standardizer
 from diffpolicy.evaluation.provenance import machine
-from diffpolicy.policies import Arm, CandidatePolicy, DiffusionActors, FisorConfig, FisorLearner
+from diffpolicy.policies import Arm, CandidatePolicy, DiffusionActors, FisorLearner
 from diffpolicy.safety import Critics
 
 OBSERVATION, ACTION = 72, 2  # CarGoal1, the task of the published figures
@@ -106,7 +105,7 @@ def peak_memory_gb() -> float:
 
 def fisor_train(cfg: DictConfig, device: torch.device) -> Measurement:
     """Time paper-size joint updates: two actor steps of 1024 and critics of 256 on random data."""
-    config = build(FisorConfig, {key: value for key, value in cfg.policy.items() if key != "name"}, "policy")
+    config = policy_config(cfg.policy)
     learner = FisorLearner(random_dataset(cfg.transitions), config, list(cfg.seeds), 1.0, device)
     rates = [gemm_rate(device)]
     for step in range(cfg.warmup):
@@ -133,7 +132,7 @@ def fisor_train(cfg: DictConfig, device: torch.device) -> Measurement:
 
 def fisor_act(cfg: DictConfig, device: torch.device) -> Measurement:
     """Time one decision: one observation, 16 candidates, 5 denoising steps, the paper's networks."""
-    config = build(FisorConfig, {key: value for key, value in cfg.policy.items() if key != "name"}, "policy")
+    config = policy_config(cfg.policy)
     generator = torch.Generator().manual_seed(0)
     sizes = (OBSERVATION, ACTION)
     actors = DiffusionActors(1, *sizes, config.actor, generator).to_device(device)

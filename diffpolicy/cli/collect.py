@@ -14,7 +14,7 @@ from diffpolicy.collection import CollectConfig, collect
 from diffpolicy.collection.recipes import RECIPES
 from diffpolicy.data import OfflineDataset, describe
 
-OURS = ("task", "to", "run", "progress")  # keys of collect.yaml that are not the collector's
+OURS = ("task", "to", "run", "progress", "device")  # keys of collect.yaml that are not the collector's
 
 
 def main(cfg: DictConfig) -> None:

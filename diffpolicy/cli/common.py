@@ -1,6 +1,7 @@
 """What several verbs need: the task's dataset, a learner from a configuration."""
 
 import re
+from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,18 @@ def continuous_violations(task: envs.Task, dataset: data.OfflineDataset) -> torc
     return torch.from_numpy(point_robot.violation_from_observation(reached))
 
 
+def policy_config(node: DictConfig) -> FisorConfig:
+    """Return the policy's configuration; ConfigError for what it does not know."""
+    options = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(options, dict)
+    return build(FisorConfig, {str(key): value for key, value in options.items() if key != "name"}, "policy")
+
+
 def make_learner(
     task: envs.Task, path: Path, policy: DictConfig, seeds: list[int], device: torch.device
 ) -> tuple[FisorLearner, dict[str, Any]]:
     """Return a learner for the configuration and the plain configuration that its checkpoints carry."""
-    options = OmegaConf.to_container(policy, resolve=True)
-    assert isinstance(options, dict)
-    options.pop("name")
-    config = build(FisorConfig, options, "policy")  # type: ignore[arg-type]
+    config = policy_config(policy)
     hashed = data.sha256(path)
     description = {
         "task": task.id,
@@ -91,5 +96,5 @@ def make_learner(
     dataset = load_dataset(task, path)
     scale, violations = reward_scale(task), continuous_violations(task, dataset)
     learner = FisorLearner(dataset, config, seeds, scale, device, description, violations)
-    stored = {"task": task.id, "seeds": seeds, "policy": options, "data_sha256": hashed}
+    stored = {"task": task.id, "seeds": seeds, "policy": asdict(config), "data_sha256": hashed}
     return learner, stored

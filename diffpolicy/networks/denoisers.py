@@ -7,12 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffpolicy.networks.stacked import StackedLayerNorm, StackedLinear, StackedMLP
+from diffpolicy.networks.stacked import StackedLayerNorm, StackedLinear, StackedMLP, stacked_linear
 
 
 def _one_hot(step: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     """Return (M, B, steps): a product with it gathers per-step rows, and its gradient is a product too."""
     return (step.unsqueeze(-1) == torch.arange(steps, device=step.device)).to(dtype)
+
+
+def _dropout_mask(like: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Return 0 with `probability` (to 16 bits), else 1 / (1 - probability); four entries from each 64-bit draw.
+
+    Drawing is what dropout costs on a CPU, where random bits come one after the other.
+    """
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
+    words.random_(-(2**63), None, generator=generator)
+    kept = words.view(torch.int16)[: like.numel()] >= round(probability * 2**16) - 2**15
+    return kept.view(like.shape).to(like.dtype).mul_(1.0 / (1.0 - probability))
 
 
 class MLPDenoiser(nn.Module):
@@ -100,12 +111,11 @@ class ResidualDenoiser(nn.Module):
         """
         features = torch.cat([noisy, condition, _one_hot(step, self.steps, noisy.dtype)], dim=-1)
         weight = self._input_weight(noisy.shape[-1] + condition.shape[-1])
-        hidden = torch.baddbmm(self.input.bias, features, weight)
+        hidden = stacked_linear(features, weight, self.input.bias)
         for norm, expand, contract in zip(self.norms, self.expand, self.contract, strict=True):
             inner = hidden
             if generator is not None and self.dropout > 0.0:
-                keep = torch.empty_like(inner).bernoulli_(1.0 - self.dropout, generator=generator)
-                inner = inner * keep / (1.0 - self.dropout)
+                inner = inner * _dropout_mask(inner, self.dropout, generator)
             hidden = hidden + contract(functional.mish(expand(norm(inner))))
         output: Tensor = self.output(functional.mish(hidden))
         return output

@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply linear layers (M, I, O) with biases (M, 1, O) to inputs (M, B, I), each to its own batch."""
+    if weight.shape[0] == 1:  # one plain product: much faster than the batched kernel with a batch of one
+        return torch.addmm(bias.squeeze(0), inputs.squeeze(0), weight.squeeze(0)).unsqueeze(0)
+    return torch.baddbmm(bias, inputs, weight)
+
+
 class StackedLinear(nn.Module):
     """`members` independent linear layers: input (members, batch, inputs), output (members, batch, outputs).
 
@@ -24,10 +31,7 @@ class StackedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply each member's layer to its own batch."""
-        if self.weight.shape[0] == 1:  # one plain product: the batched kernel does not thread a batch of one
-            output = torch.addmm(self.bias.squeeze(0), inputs.squeeze(0), self.weight.squeeze(0))
-            return output.unsqueeze(0)
-        return torch.baddbmm(self.bias, inputs, self.weight)
+        return stacked_linear(inputs, self.weight, self.bias)
 
 
 class StackedLayerNorm(nn.Module):

@@ -1,0 +1,146 @@
+"""The verbs as a user types them, small: collect, train, kill, resume, evaluate, bench, and what goes wrong."""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffpolicy import data, training
+from diffpolicy.cli.dispatch import dispatch
+from diffpolicy.evaluation.certificate import read_certificate
+
+TINY = [
+    "policy.critic_updates=30",
+    "policy.actor_updates=30",
+    "policy.critic.hidden=[16]",
+    "policy.actor.hidden=[16]",
+    "policy.actor.batch=32",
+    "checkpoint_every=10",
+    "log_every=10",
+    "progress=false",
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "point_robot.hdf5"
+    run = path.parent / "collect"
+    arguments = ["collect", "task=PointRobot", "steps=4000", f"to={path}", f"run={run}", "progress=false"]
+    assert dispatch(arguments) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path) -> Path:
+    run = dataset.parent / "trained"
+    assert dispatch(["train", "task=PointRobot", f"data={dataset}", f"run={run}", "seeds=[3,4]", *TINY]) == 0
+    return run
+
+
+def test_collected_data_passes_its_own_check(dataset: Path) -> None:
+    assert dispatch(["data", "check", str(dataset), "--task", "PointRobot"]) == 0
+    assert data.load(dataset).num_episodes > 10
+
+
+def test_a_trained_run_holds_what_acting_needs(trained: Path, dataset: Path) -> None:
+    checkpoint = training.read_checkpoint(trained)
+    assert checkpoint.manifest["task"] == "PointRobot-v0"
+    assert checkpoint.manifest["seeds"] == [3, 4]
+    assert checkpoint.manifest["data"]["sha256"] == data.sha256(dataset)
+    assert all(0.0 <= share <= 1.0 for share in checkpoint.manifest["infeasible_share"])
+
+
+def test_evaluate_writes_certificate_report_and_feasible_sets(trained: Path, dataset: Path) -> None:
+    out = trained.parent / "evaluated"
+    arguments = ["evaluate", f"checkpoint={trained}", f"run={out}", "episodes=2", f"data={dataset}"]
+    assert dispatch([*arguments, "arms=[bc_safe,recovery]"]) == 0
+    certificate = read_certificate(out / "certificate.json")
+    assert [arm.name for arm in certificate.evaluation.arms] == ["bc_safe", "recovery"]
+    assert certificate.evaluation.reference == "bc_safe"
+    assert certificate.document["data"]["sha256"] == data.sha256(dataset)
+    report = (out / "report.html").read_text()
+    assert "recovery on PointRobot" in report
+    assert "v = 0.5 m/s" in report
+    assert "http://" not in report.replace("http://www.w3.org", "")
+
+
+def _train_command(dataset: Path, run: Path) -> list[str]:
+    slow = [item for item in TINY if not item.startswith("policy.critic_updates")] + [
+        "policy.critic_updates=4000"
+    ]
+    program = [sys.executable, "-m", "diffpolicy", "train", "task=PointRobot"]
+    return [*program, f"data={dataset}", f"run={run}", "seeds=[0]", *slow]
+
+
+def test_killed_training_resumes_bit_for_bit(dataset: Path, tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(_train_command(dataset, killed), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "training ended before it could be killed"
+    stopped_at = training.read_checkpoint(killed).step
+    assert 0 < stopped_at < 4030
+    subprocess.run(_train_command(dataset, killed), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(_train_command(dataset, whole), check=True, stdout=subprocess.DEVNULL)
+    first, second = training.read_checkpoint(killed), training.read_checkpoint(whole)
+    assert first.step == second.step == 4030
+    assert first.manifest["sha256"] == second.manifest["sha256"]
+
+
+def test_bench_ends_with_one_line_of_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, extra in (("fisor-act", []), ("fisor-train", ["transitions=4000", "policy.actor.batch=32"])):
+        small = ["seconds=0.01", "warmup=1", "policy.actor.hidden=[16,16]", f"run={tmp_path}", *extra]
+        assert dispatch(["bench", name, *small]) == 0
+        line = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert set(line) >= {"name", "value", "unit", "reference", "reference_name", "ratio", "machine"}
+        assert line["name"] == name
+        assert line["value"] > 0
+        assert line["ratio"] == pytest.approx(line["value"] / line["reference"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "task=BallCirlce"], "BallCircle"),
+        (["train", "task=CarRun"], "data fetch CarRun"),
+        (["train", "task=BallCircle", "data=nowhere.hdf5"], "no such file"),
+        (["train", "task=BallCircle", "policy.actors=[fisr]"], "fisor"),
+        (["train", "task=BallCircle", "policy.critic.gama=1"], "gamma"),
+        (["train", "task=BallCircle", "device=gpu7"], "device"),
+        (["train", "task=PointCircle1", "data={shipped}"], "another task"),
+        (["evaluate"], "checkpoint=FOLDER"),
+        (["evaluate", "checkpoint=nowhere"], "nowhere"),
+        (["bench", "fisor-trian"], "fisor-train"),
+        (["benchmark", "suite=safe"], "safe-offline"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = Path(__file__).parents[2] / "diffpolicy" / "assets" / "ball_circle.hdf5"
+    given = [argument.format(shipped=shipped) for argument in arguments]
+    assert dispatch([*given, f"run={tmp_path}"]) in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert message in error
+
+
+def test_every_command_of_the_readme_is_one_that_exists(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    commands = re.findall(r"^(?:\$ )?diffpolicy (.+?)(?:\s+#.*)?$", readme, flags=re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        words = shlex.split(command)
+        if words[0] in ("data", "--help"):
+            continue
+        assert dispatch([*words, "--cfg", "job"]) == 0, command
