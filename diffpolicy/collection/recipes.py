@@ -11,7 +11,14 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "steps": 800_000,
         "ladder": _LADDER,
         "max_episodes": 900,
-        "ppo": {"initial_log_std": -1.0, "state_dependent_noise": True, "noise_steps": 16},
+        "ppo": {
+            "epochs": 6,
+            "discount": 0.99,
+            "gae": 0.95,
+            "initial_log_std": -1.0,
+            "state_dependent_noise": True,
+            "noise_steps": 16,
+        },
     },
     "HalfCheetahVelocity": {  # large first noise ends in a gait on the back that earns half as much
         "steps": 1_200_000,
@@ -34,6 +41,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "min_normalized_return": -0.2,
         "ppo": {
             "rollout_steps": 64,
+            "epochs": 6,
+            "discount": 0.99,
+            "gae": 0.95,
             "initial_log_std": -1.0,
             "state_dependent_noise": True,
             "noise_steps": 16,
@@ -56,12 +66,16 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         },
     },
     "CarRun": {
+        "max_episodes": 800,
+        "min_normalized_return": 0.0,
         "steps": 300_000,
         "num_envs": 32,
         "ladder": _LADDER,
         "ppo": {
             "rollout_steps": 64,
             "epochs": 10,
+            "discount": 0.99,
+            "gae": 0.95,
             "initial_log_std": -1.0,
             "state_dependent_noise": True,
         },
