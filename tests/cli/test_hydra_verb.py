@@ -74,7 +74,7 @@ def test_groups_of_train_can_be_chosen(command, choice):
 def test_every_verb_composes_and_shares_the_common_options(command, name):
     status, out, err = command(name, "--cfg", "job", "--resolve")
     assert status == 0, err
-    assert {"task", "seeds", "device", "run"} <= set(yaml.safe_load(out))
+    assert {"device", "threads", "run"} <= set(yaml.safe_load(out))
 
 
 def test_a_config_dir_adds_choices(command, tmp_path):

@@ -59,13 +59,13 @@ def test_a_trained_run_holds_what_acting_needs(trained: Path, dataset: Path) -> 
 def test_evaluate_writes_certificate_report_and_feasible_sets(trained: Path, dataset: Path) -> None:
     out = trained.parent / "evaluated"
     arguments = ["evaluate", f"checkpoint={trained}", f"run={out}", "episodes=2", f"data={dataset}"]
-    assert dispatch([*arguments, "arms=[bc_safe,recovery]"]) == 0
+    assert dispatch([*arguments, "arms=[bc_safe,best_feasible]"]) == 0
     certificate = read_certificate(out / "certificate.json")
-    assert [arm.name for arm in certificate.evaluation.arms] == ["bc_safe", "recovery"]
+    assert [arm.name for arm in certificate.evaluation.arms] == ["bc_safe", "best_feasible"]
     assert certificate.evaluation.reference == "bc_safe"
     assert certificate.document["data"]["sha256"] == data.sha256(dataset)
     report = (out / "report.html").read_text()
-    assert "recovery on PointRobot" in report
+    assert "best_feasible on PointRobot" in report
     assert "v = 0.5 m/s" in report
     assert "http://" not in report.replace("http://www.w3.org", "")
 
