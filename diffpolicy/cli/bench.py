@@ -138,7 +138,9 @@ def fisor_act(cfg: DictConfig, device: torch.device) -> Measurement:
     actors = DiffusionActors(1, *sizes, config.actor, generator).to_device(device)
     critics = Critics(1, *sizes, ("reward", "feasibility"), config.critic, generator).to(device)
     standardizer = Standardizer(torch.zeros(OBSERVATION), torch.ones(OBSERVATION)).to(device)
-    policy = CandidatePolicy(actors, critics, standardizer, Arm("fisor", "safest", 16))
+    precision = torch.bfloat16 if config.actor.bfloat16 else torch.float32
+    arm = Arm("fisor", "safest", 16)
+    policy = CandidatePolicy(actors, critics, standardizer, arm, precision=precision, compiled=cfg.compiled)
     memory, observation = policy.start(1, seed=0), torch.randn(1, OBSERVATION, generator=generator)
     for _ in range(cfg.warmup):
         policy.act(observation, memory)

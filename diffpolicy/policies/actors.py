@@ -94,6 +94,16 @@ class DiffusionActors(nn.Module):
         trained: list[Tensor] = list(self.denoiser.parameters())
         torch._foreach_lerp_(average, trained, self.config.ema)
 
-    def sample(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one action (M, B, A) in [-1, 1] for each of the observations (M, B, O)."""
-        return AncestralSampler(self.process).sample(self.average, observations, self.action_size, generator)
+    def draw(self, members: int, batch: int, generator: torch.Generator) -> Tensor:
+        """Return the noise (steps, M, B, A) that `sample` needs for a batch."""
+        return AncestralSampler(self.process).draw((members, batch, self.action_size), generator)
+
+    def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """Return one action (M, B, A) in [-1, 1] for each of the observations (M, B, O), a pure function."""
+        precision = next(self.average.parameters()).dtype
+
+        def denoiser(noisy: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+            predicted: Tensor = self.average(noisy.to(precision), step, condition)
+            return predicted.float()
+
+        return AncestralSampler(self.process).sample(denoiser, observations.to(precision), noise)

@@ -98,11 +98,12 @@ class FisorLearner:
     def _load(self, dataset: OfflineDataset, reward_scale: float, violations: Tensor | None) -> None:
         """Put the data set on the device in the form that updates draw from."""
         config, device = self.config, self.device
-        size = dataset.observation_size
+        size, observations = dataset.observation_size, dataset.observations
         self.standardizer = Standardizer(torch.zeros(size), torch.ones(size))
         if config.standardize:
             self.standardizer = Standardizer.fit(dataset)
-        self.observations = self.standardizer.normalize(dataset.observations).to(device)
+            observations = self.standardizer.normalize(observations)
+        self.observations = observations.to(device)
         self.rows = dataset.rows.to(device)
         limit = 1.0 - 1e-5  # as published: exact corners are unreachable for a clipped sampler
         self.actions = dataset.actions.clamp(-limit, limit).to(device)

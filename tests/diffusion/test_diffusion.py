@@ -62,20 +62,17 @@ def _gaussian_denoiser(process: GaussianProcess, mean: float, std: float):  # ty
 def test_sampler_ends_exactly_on_a_point_mass() -> None:
     process = GaussianProcess(vp_betas(5))
     sampler = AncestralSampler(process, clip=10.0)
-    condition = torch.zeros(2, 64, 3)
-    samples = sampler.sample(
-        _gaussian_denoiser(process, -0.4, 0.0), condition, 1, torch.Generator().manual_seed(1)
-    )
+    noise = sampler.draw((2, 64, 1), torch.Generator().manual_seed(1))
+    samples = sampler.sample(_gaussian_denoiser(process, -0.4, 0.0), torch.zeros(2, 64, 3), noise)
     torch.testing.assert_close(samples, torch.full((2, 64, 1), -0.4), atol=2e-5, rtol=0)
 
 
 def test_sampler_reproduces_a_gaussian_with_many_steps() -> None:
     process = GaussianProcess(vp_betas(300))
     denoiser = _gaussian_denoiser(process, 0.2, 0.3)
-    condition = torch.zeros(1, 20_000, 1)
-    samples = AncestralSampler(process, clip=10.0).sample(
-        denoiser, condition, 1, torch.Generator().manual_seed(2)
-    )
+    sampler = AncestralSampler(process, clip=10.0)
+    noise = sampler.draw((1, 20_000, 1), torch.Generator().manual_seed(2))
+    samples = sampler.sample(denoiser, torch.zeros(1, 20_000, 1), noise)
     assert samples.mean().item() == pytest.approx(0.2, abs=0.01)
     assert samples.std().item() == pytest.approx(0.3, abs=0.02)
 
@@ -83,13 +80,11 @@ def test_sampler_reproduces_a_gaussian_with_many_steps() -> None:
 def test_sampler_clips_and_depends_on_its_generator_alone() -> None:
     process = GaussianProcess(vp_betas(5))
     sampler = AncestralSampler(process)
-    condition = torch.zeros(1, 32, 1)
 
     def run(seed: int) -> torch.Tensor:
         torch.manual_seed(seed + 100)  # the global generator must not matter
-        return sampler.sample(
-            _gaussian_denoiser(process, 3.0, 1.0), condition, 2, torch.Generator().manual_seed(seed)
-        )
+        noise = sampler.draw((1, 32, 2), torch.Generator().manual_seed(seed))
+        return sampler.sample(_gaussian_denoiser(process, 3.0, 1.0), torch.zeros(1, 32, 1), noise)
 
     assert run(0).abs().max() <= 1.0
     torch.testing.assert_close(run(3), run(3), rtol=0, atol=0)

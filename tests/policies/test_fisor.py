@@ -1,5 +1,6 @@
 """Training, resuming, loading and acting of the FISOR policies on a toy with a known answer."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,15 @@ from torch import Tensor
 
 from diffpolicy import training
 from diffpolicy.data import OfflineDataset
-from diffpolicy.policies import ARMS, RULES, FisorConfig, FisorLearner, available_arms, load_policy
+from diffpolicy.policies import (
+    ARMS,
+    RULES,
+    CandidatePolicy,
+    FisorConfig,
+    FisorLearner,
+    available_arms,
+    load_policy,
+)
 from diffpolicy.policies.actors import ActorConfig
 from diffpolicy.safety import CriticConfig
 
@@ -113,6 +122,16 @@ def test_what_is_loaded_is_what_was_trained(trained: training.Checkpoint) -> Non
     torch.testing.assert_close(
         policy.critics.q_target.state_dict()["layers.0.weight"], expected, rtol=0, atol=0
     )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_compiled_policy_decides_as_the_plain_one(trained: training.Checkpoint) -> None:
+    plain = load_policy(trained, "best_feasible", 0)
+    fused = CandidatePolicy(plain.actors, plain.critics, plain.standardizer, plain.arm, compiled=True)
+    observation = torch.linspace(-0.9, 0.9, 8).unsqueeze(1)
+    expected, _ = plain.act(observation, plain.start(8, seed=1))
+    actual, _ = fused.act(observation, fused.start(8, seed=1))
+    torch.testing.assert_close(actual.actions, expected.actions, atol=1e-4, rtol=0)
 
 
 def test_missing_arms_and_seeds_are_named(trained: training.Checkpoint) -> None:
