@@ -23,7 +23,8 @@ class CriticConfig:
     batch: int = 256
     learning_rate: float = 3e-4
     gamma: float = 0.99
-    expectile: float = 0.9
+    expectile: float = 0.9  # of the reward critic
+    reversed_expectile: float = 0.9  # of the feasibility and cost critics
     polyak: float = 0.005
     violation_scale: float = 25.0
     behaviour_bound: bool = False  # bound the targets by what the data achieved (behaviour_values); ours
@@ -70,6 +71,9 @@ class Critics(nn.Module):
         sign = torch.tensor([1.0 if kind == "reward" else -1.0 for kind in kinds])
         self.sign: Tensor
         self.register_buffer("sign", sign.view(-1, 1), persistent=False)
+        self.tau: Tensor
+        tau = torch.where(sign > 0, config.expectile, config.reversed_expectile)
+        self.register_buffer("tau", tau.view(-1, 1), persistent=False)
 
     def _twins(self, network: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
         """Return (S, K, 2, B) for observations (S, B, O) and actions (S, B, A)."""
@@ -106,8 +110,7 @@ class Critics(nn.Module):
         with torch.no_grad():
             q = self.action_values(batch.observations, batch.actions)
         difference = q - self.state_values(batch.observations)
-        tau = self.config.expectile
-        weight = torch.where(self.sign * difference.detach() > 0, tau, 1.0 - tau)
+        weight = torch.where(self.sign * difference.detach() > 0, self.tau, 1.0 - self.tau)
         return (weight * difference.square()).mean(dim=-1)
 
     @torch.no_grad()

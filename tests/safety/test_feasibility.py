@@ -145,7 +145,7 @@ def _batch(
 
 def test_expectiles_tend_to_the_best_in_data_outcome_of_each_kind() -> None:
     """One state, two outcomes: V tends to the highest reward, the lowest h and the lowest cost."""
-    config = CriticConfig(hidden=[16], expectile=0.97, polyak=1.0)
+    config = CriticConfig(hidden=[16], expectile=0.97, reversed_expectile=0.97, polyak=1.0)
     critics = Critics(1, 1, 1, ("reward", "feasibility", "cost"), config, torch.Generator().manual_seed(0))
     actions = torch.tensor([[[-1.0], [1.0]]])
     batch = _batch(torch.zeros(1, 2, 1), torch.tensor([[0.0, 2.0]]))._replace(actions=actions)
