@@ -120,7 +120,7 @@ def fisor_train(cfg: DictConfig, device: torch.device) -> Measurement:
         "updates": float(len(seconds)),
         "best_updates_per_s": 1.0 / min(seconds),
         "peak_memory_gb": peak_memory_gb(),
-        "transitions": float(len(learner.actions)),
+        "transitions": float(len(learner.data)),
         "training_seeds": float(len(cfg.seeds)),
     }
     if device.type == "cuda":

@@ -2,10 +2,11 @@
 
 from diffpolicy.policies.actors import ActorConfig, DiffusionActors
 from diffpolicy.policies.errors import PolicyError
-from diffpolicy.policies.fisor import ACTORS, FisorConfig, FisorLearner
+from diffpolicy.policies.fisor import ACTORS, FisorLearner
 from diffpolicy.policies.loading import available_arms, load_policy
 from diffpolicy.policies.policy import ActionChunk, Memory, Policy
 from diffpolicy.policies.selection import ARMS, RULES, Arm, CandidatePolicy
+from diffpolicy.policies.transitions import FisorConfig
 
 __all__ = [
     "ACTORS",

@@ -6,48 +6,19 @@ several actors and several training seeds are trained at once as members of one 
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffpolicy.data import OfflineDataset, Standardizer
-from diffpolicy.policies.actors import ActorConfig, DiffusionActors
+from diffpolicy.data import OfflineDataset
+from diffpolicy.policies.actors import DiffusionActors
 from diffpolicy.policies.errors import PolicyError
-from diffpolicy.safety import (
-    WEIGHTS,
-    CriticBatch,
-    CriticConfig,
-    Critics,
-    Values,
-    WeightConfig,
-    behaviour_values,
-    violation_values,
-)
+from diffpolicy.policies.transitions import FisorConfig, Transitions
+from diffpolicy.safety import WEIGHTS, Critics, Values
 
 ACTORS = ("none", "safe", *WEIGHTS)
 CHUNK = 65_536  # transitions weighed at once
-
-
-@dataclass(frozen=True)
-class FisorConfig:
-    """Everything that decides what is learnt (defaults: the paper's)."""
-
-    actors: list[str] = field(default_factory=lambda: ["fisor"])
-    joint: bool = (
-        True  # as published: critics and weighted actors together; False: critics first, then actors on
-    )
-    #                     batches drawn in proportion to the weights (the same objective with far less variance)
-    updates: int = 1_000_000  # joint: of everything
-    critic_updates: int = 0  # not joint
-    actor_updates: int = 0  # not joint
-    standardize: bool = False
-    timeouts_terminal: bool = True  # as published; False bootstraps through time-outs
-    safe_cost: float = 10.0  # the "safe" actor clones episodes with at most this cost
-    critic: CriticConfig = field(default_factory=CriticConfig)
-    actor: ActorConfig = field(default_factory=ActorConfig)
-    weights: WeightConfig = field(default_factory=WeightConfig)
 
 
 class FisorLearner:
@@ -77,7 +48,7 @@ class FisorLearner:
         self.config, self.seeds, self.device = config, list(seeds), device
         self.description = description or {}
         self.total_steps = config.updates if config.joint else config.critic_updates + config.actor_updates
-        self._load(dataset, reward_scale, violations)
+        self.data = Transitions.prepare(dataset, config, reward_scale, device, violations)
         initial = torch.Generator().manual_seed(_mix(seeds, 0))
         self.generator = torch.Generator(device).manual_seed(_mix(seeds, 1))
         kinds = (
@@ -95,51 +66,9 @@ class FisorLearner:
         self.actor_updates = 0
         self._cumulative: Tensor | None = None
 
-    def _load(self, dataset: OfflineDataset, reward_scale: float, violations: Tensor | None) -> None:
-        """Put the data set on the device in the form that updates draw from."""
-        config, device = self.config, self.device
-        size, observations = dataset.observation_size, dataset.observations
-        self.standardizer = Standardizer(torch.zeros(size), torch.ones(size))
-        if config.standardize:
-            self.standardizer = Standardizer.fit(dataset)
-            observations = self.standardizer.normalize(observations)
-        self.observations = observations.to(device)
-        self.rows = dataset.rows.to(device)
-        limit = 1.0 - 1e-5  # as published: exact corners are unreachable for a clipped sampler
-        self.actions = dataset.actions.clamp(-limit, limit).to(device)
-        self.rewards = (dataset.rewards * reward_scale).to(device)
-        self.costs = dataset.costs.to(device)
-        if violations is None:
-            violations = violation_values(dataset.costs, config.critic.violation_scale)
-        self.violations = violations.to(device)
-        ended = dataset.terminals | dataset.timeouts if config.timeouts_terminal else dataset.terminals
-        self.alive = (~ended).to(device, torch.float32)
-        self.bounds: Tensor | None = None
-        if config.critic.behaviour_bound:
-            ends = dataset.episode_ends.to(device)
-            values = behaviour_values(self.rewards, self.costs, self.violations, ends, config.critic.gamma)
-            self.bounds = torch.stack(values)
-        safe = dataset.episode_costs <= config.safe_cost
-        if "safe" in config.actors and not bool(safe.any()):
-            raise PolicyError(f"no episode of the data set costs at most safe_cost={config.safe_cost}")
-        self.safe = safe[dataset.episode_of].to(device, torch.float32)
-
-    def _critic_batch(self, index: Tensor) -> CriticBatch:
-        """Gather the transitions `index` (S, B)."""
-        row = self.rows[index]
-        kinds = len(self.critics.kinds)
-        return CriticBatch(
-            observations=self.observations[row],
-            actions=self.actions[index],
-            next_observations=self.observations[row + 1],
-            rewards=self.rewards[index],
-            costs=self.costs[index],
-            violations=self.violations[index],
-            alive=self.alive[index],
-            bounds=None if self.bounds is None else self.bounds[:kinds, index],
-        )
-
-    def _update_critics(self, batch: CriticBatch) -> dict[str, Tensor]:
+    def _update_critics(self, index: Tensor) -> dict[str, Tensor]:
+        """Make one step of every critic on the transitions `index` (S, B)."""
+        batch = self.data.critic_batch(index, len(self.critics.kinds))
         v_loss = self.critics.v_loss(batch)
         self.v_optimizer.zero_grad(set_to_none=True)
         v_loss.sum().backward()  # type: ignore[no-untyped-call]
@@ -150,9 +79,9 @@ class FisorLearner:
         self.q_optimizer.step()
         self.critics.update_target()
         logs = {}
-        for index, kind in enumerate(self.critics.kinds):
-            logs[f"{kind}/v_loss"] = v_loss.detach()[:, index].mean()
-            logs[f"{kind}/q_loss"] = q_loss.detach()[:, index].mean()
+        for column, kind in enumerate(self.critics.kinds):
+            logs[f"{kind}/v_loss"] = v_loss.detach()[:, column].mean()
+            logs[f"{kind}/q_loss"] = q_loss.detach()[:, column].mean()
         return logs
 
     def _update_actors(self, index: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
@@ -162,9 +91,7 @@ class FisorLearner:
         rate = self.config.actor.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
         for group in self.actor_optimizer.param_groups:
             group["lr"] = rate
-        loss = self.actors.loss(
-            self.actions[index], self.observations[self.rows[index]], weights, self.generator
-        )
+        loss = self.actors.loss(self.data.actions[index], self.data.states(index), weights, self.generator)
         self.actor_optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()  # type: ignore[no-untyped-call]
         self.actor_optimizer.step()
@@ -175,16 +102,16 @@ class FisorLearner:
 
     def _uniform(self, members: int, batch: int) -> Tensor:
         shape = (members, batch)
-        return torch.randint(len(self.actions), shape, device=self.device, generator=self.generator)
+        return torch.randint(len(self.data), shape, device=self.device, generator=self.generator)
 
     def _weights(self, values: Values, index: Tensor) -> Tensor:
         """Return the weights (A, S, B) of every actor for transitions `index` (S, B) with these values."""
         rows = []
         for actor in self.config.actors:
             if actor == "none":
-                rows.append(torch.ones_like(self.safe[index]))
+                rows.append(torch.ones_like(self.data.safe[index]))
             elif actor == "safe":
-                rows.append(self.safe[index])
+                rows.append(self.data.safe[index])
             else:
                 rows.append(WEIGHTS[actor](values, self.config.weights))
         return torch.stack(rows)
@@ -194,9 +121,7 @@ class FisorLearner:
         if self.config.joint:
             return self._update_joint()
         if step < self.config.critic_updates:
-            return self._update_critics(
-                self._critic_batch(self._uniform(len(self.seeds), self.config.critic.batch))
-            )
+            return self._update_critics(self._uniform(len(self.seeds), self.config.critic.batch))
         return self._update_actors(self._draw_weighted(), None)
 
     def _update_joint(self) -> dict[str, Tensor]:
@@ -205,10 +130,10 @@ class FisorLearner:
         index = self._uniform(len(self.seeds), 2 * half)
         logs: dict[str, Tensor] = {}
         for part in (index[:, :half], index[:, half:]):
-            observations, actions = self.observations[self.rows[part]], self.actions[part]
+            observations, actions = self.data.states(part), self.data.actions[part]
             weights = self._weights(self.critics.values(observations, actions), part)
             logs |= self._update_actors(part.repeat(arms, 1), weights.flatten(0, 1))
-        logs |= self._update_critics(self._critic_batch(index[:, : self.config.critic.batch]))
+        logs |= self._update_critics(index[:, : self.config.critic.batch])
         return logs
 
     def _draw_weighted(self) -> Tensor:
@@ -224,25 +149,25 @@ class FisorLearner:
             self._cumulative = total / total[:, -1:]
         shape = (len(self._cumulative), self.config.actor.batch)
         uniform = torch.rand(shape, dtype=torch.float64, device=self.device, generator=self.generator)
-        return torch.searchsorted(self._cumulative, uniform, right=True).clamp(max=len(self.actions) - 1)
+        return torch.searchsorted(self._cumulative, uniform, right=True).clamp(max=len(self.data) - 1)
 
     @torch.no_grad()
     def dataset_weights(self) -> Tensor:
         """Return the weights (A, S, N) of the whole data set under the present critics."""
         parts = []
-        for start in range(0, len(self.actions), CHUNK):
-            index = torch.arange(start, min(start + CHUNK, len(self.actions)), device=self.device)
+        for start in range(0, len(self.data), CHUNK):
+            index = torch.arange(start, min(start + CHUNK, len(self.data)), device=self.device)
             index = index.expand(len(self.seeds), -1)
-            values = self.critics.values(self.observations[self.rows[index]], self.actions[index])
+            values = self.critics.values(self.data.states(index), self.data.actions[index])
             parts.append(self._weights(values, index))
         return torch.cat(parts, dim=-1)
 
     @torch.no_grad()
     def infeasible_share(self, sample: int = 20_000) -> Tensor:
         """Return for each seed (S,) the share of (evenly spaced) data states that the critics call infeasible."""
-        count = len(self.actions)
+        count = len(self.data)
         index = torch.linspace(0, count - 1, min(sample, count), device=self.device).long()
-        states = self.observations[self.rows[index]].expand(len(self.seeds), -1, -1)
+        states = self.data.states(index).expand(len(self.seeds), -1, -1)
         return (self.critics.state_values(states)[:, 1] > 0).float().mean(dim=1)
 
     def state(self) -> dict[str, Any]:
@@ -274,7 +199,7 @@ class FisorLearner:
             "actors": self.actors.average.state_dict(),
             "q": self.critics.q_target.state_dict(),
             "v": self.critics.v.state_dict(),
-            "standardizer": self.standardizer.state(),
+            "standardizer": self.data.standardizer.state(),
         }
         return {
             f"{group}.{name}": tensor for group, state in groups.items() for name, tensor in state.items()
@@ -287,8 +212,8 @@ class FisorLearner:
             "seeds": self.seeds,
             "actors": list(self.config.actors),
             "critic_kinds": list(self.critics.kinds),
-            "observation_size": self.observations.shape[-1],
-            "action_size": self.actions.shape[-1],
+            "observation_size": self.data.observations.shape[-1],
+            "action_size": self.data.actions.shape[-1],
             "infeasible_share": [round(float(share), 4) for share in self.infeasible_share()],
             **self.description,
         }
