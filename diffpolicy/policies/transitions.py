@@ -8,7 +8,14 @@ from torch import Tensor
 from diffpolicy.data import OfflineDataset, Standardizer
 from diffpolicy.policies.actors import ActorConfig
 from diffpolicy.policies.errors import PolicyError
-from diffpolicy.safety import CriticBatch, CriticConfig, WeightConfig, behaviour_values, violation_values
+from diffpolicy.safety import (
+    KINDS,
+    CriticBatch,
+    CriticConfig,
+    WeightConfig,
+    behaviour_values,
+    violation_values,
+)
 
 ACTION_LIMIT = 1.0 - 1e-5  # as published: a clipped sampler cannot reach the exact corners
 
@@ -72,11 +79,8 @@ class Transitions:
         safe = dataset.episode_costs <= config.safe_cost
         if "safe" in config.actors and not bool(safe.any()):
             raise PolicyError(f"no episode of the data set costs at most safe_cost={config.safe_cost}")
-        rewards, bounds = dataset.rewards * reward_scale, None
-        if config.critic.behaviour_bound:
-            gamma = config.critic.gamma
-            achieved = behaviour_values(rewards, dataset.costs, violations, dataset.episode_ends, gamma)
-            bounds = torch.stack(achieved).to(device)
+        rewards = dataset.rewards * reward_scale
+        bounds = _bounds(dataset, rewards, violations, config.critic)
         return cls(
             standardizer=standardizer,
             observations=observations.to(device),
@@ -87,7 +91,7 @@ class Transitions:
             violations=violations.to(device),
             alive=(~ended).to(device, torch.float32),
             safe=safe[dataset.episode_of].to(device, torch.float32),
-            bounds=bounds,
+            bounds=None if bounds is None else bounds.to(device),
         )
 
     def __len__(self) -> int:
@@ -110,3 +114,23 @@ class Transitions:
             alive=self.alive[index],
             bounds=None if self.bounds is None else self.bounds[:kinds, index],
         )
+
+
+def _bounds(
+    dataset: OfflineDataset, rewards: Tensor, violations: Tensor, config: CriticConfig
+) -> Tensor | None:
+    """Return the bounds (3, N) of the critics' targets in the order of `KINDS`, infinite for kinds without one."""
+    unknown = set(config.behaviour_bound) - set(KINDS)
+    if unknown:
+        raise PolicyError(
+            f"critic.behaviour_bound names some of {', '.join(KINDS)}; got {config.behaviour_bound}"
+        )
+    if not config.behaviour_bound:
+        return None
+    achieved = behaviour_values(rewards, dataset.costs, violations, dataset.episode_ends, config.gamma)
+    neutral = (-torch.inf, torch.inf, torch.inf)  # a reward is at least what was achieved, the others at most
+    rows = [
+        value if kind in config.behaviour_bound else torch.full_like(value, none)
+        for kind, value, none in zip(KINDS, achieved, neutral, strict=True)
+    ]
+    return torch.stack(rows)

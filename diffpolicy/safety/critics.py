@@ -27,7 +27,8 @@ class CriticConfig:
     reversed_expectile: float = 0.9  # of the feasibility and cost critics
     polyak: float = 0.005
     violation_scale: float = 25.0
-    behaviour_bound: bool = False  # bound the targets by what the data achieved (behaviour_values); ours
+    # Kinds whose targets are bounded by what the data achieved (behaviour_values); ours.
+    behaviour_bound: list[str] = field(default_factory=list)
 
 
 class CriticBatch(NamedTuple):

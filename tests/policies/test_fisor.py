@@ -28,7 +28,13 @@ SMALL = FisorConfig(
     critic_updates=600,
     actor_updates=400,
     standardize=True,
-    critic=CriticConfig(hidden=[32, 32], batch=64, learning_rate=3e-3, polyak=0.05, behaviour_bound=True),
+    critic=CriticConfig(
+        hidden=[32, 32],
+        batch=64,
+        learning_rate=3e-3,
+        polyak=0.05,
+        behaviour_bound=["reward", "feasibility", "cost"],
+    ),
     actor=ActorConfig(
         network="mlp", hidden=[48, 48], batch=128, learning_rate=3e-3, decay_steps=400, ema=0.02
     ),
@@ -192,6 +198,8 @@ def test_impossible_configurations_are_refused() -> None:
         learner(SMALL, seeds=())
     with pytest.raises(ValueError, match="no episode"):
         FisorLearner(one_step_world(), replace(SMALL, safe_cost=-1.0), [0], 1.0, torch.device("cpu"))
+    with pytest.raises(ValueError, match="behaviour_bound"):
+        learner(replace(SMALL, critic=replace(SMALL.critic, behaviour_bound=["rewards"])))
     with pytest.raises(ValueError, match="'mlp'"):
         learner(replace(SMALL, actor=replace(SMALL.actor, network="unet")))
 
