@@ -26,5 +26,7 @@ VERBS: dict[str, Verb] = {
     "bench": Verb(
         "diffpolicy.cli.bench", "measure the speed of training and acting on this machine", "hydra", "name"
     ),
-    "benchmark": Verb("diffpolicy.cli.benchmark", "run a suite of tasks, arms and seeds and tabulate it"),
+    "benchmark": Verb(
+        "diffpolicy.cli.benchmark", "run a suite of tasks, arms and seeds and tabulate it", "hydra", "suite"
+    ),
 }

@@ -144,3 +144,35 @@ def test_every_command_of_the_readme_is_one_that_exists(tmp_path: Path) -> None:
         if words[0] in ("data", "--help"):
             continue
         assert dispatch([*words, "--cfg", "job"]) == 0, command
+
+
+def test_benchmark_keeps_targets_and_does_nothing_twice(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ["BallCircle", "HalfCheetahVelocity", "PointCircle1", "BallRun", "CarRun"]
+    run, results = tmp_path / "suite", tmp_path / "result.json"
+    arguments = [
+        "benchmark",
+        "safe-offline",
+        *(f"~tasks.{name}" for name in others),
+        f"run={run}",
+        f"results={results}",
+        f"data_folder={dataset.parent}",
+        "seeds=[0,1]",
+        "episodes=2",
+        "arms=[bc_safe,fisor,best_feasible]",
+        "policy.actors=[safe,fisor]",
+        *TINY,
+    ]
+    assert dispatch(arguments) == 0
+    document = json.loads(results.read_text())
+    assert [row["arm"] for row in document["rows"]] == ["bc_safe", "fisor", "best_feasible"]
+    assert all(len(row["return_by_seed"]) == 2 for row in document["rows"])
+    names = [target["name"] for target in document["targets"]]
+    assert any("IoU" in name for name in names)
+    assert all(isinstance(target["met"], bool) for target in document["targets"])
+    assert "| PointRobot | best_feasible |" in results.with_suffix(".md").read_text()
+    written = (run / "PointRobot" / "certificate.json").stat().st_mtime_ns
+    assert dispatch(arguments) == 0
+    assert (run / "PointRobot" / "certificate.json").stat().st_mtime_ns == written
+    assert json.loads(results.read_text())["rows"] == document["rows"]
