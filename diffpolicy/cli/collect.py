@@ -34,10 +34,13 @@ def main(cfg: DictConfig) -> None:
 def collect_task(
     task: envs.Task, path: Path, given: Mapping[str, Any], progress: bool = True
 ) -> OfflineDataset:
-    """Collect by the task's recipe, changed by the options in `given` that are not None."""
+    """Collect by the task's recipe, whose runs are changed by the options in `given` that are not None."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = _merged(RECIPES.get(task.name, {}), given)
-    return collect(task.id, build(CollectConfig, options, "collect"), path, progress)
+    recipe = RECIPES.get(task.name, [{}])
+    configs = [build(CollectConfig, _merged(settings, given), "collect") for settings in recipe]
+    for config in configs:
+        dataset = collect(task.id, config, path, progress)
+    return dataset
 
 
 def _merged(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

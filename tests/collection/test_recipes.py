@@ -1,12 +1,27 @@
+from pathlib import Path
+
+import pytest
+
 import envs
+from diffpolicy.cli.collect import collect_task
 from diffpolicy.cli.config import build
 from diffpolicy.collection import CollectConfig
 from diffpolicy.collection.recipes import RECIPES
 
 
-def test_every_recipe_is_a_valid_run_of_a_known_task() -> None:
-    for name, recipe in RECIPES.items():
-        task, config = envs.task(name), build(CollectConfig, dict(recipe), name)
-        assert task.name == name
-        assert config.steps >= 100 * task.max_episode_steps
-        assert not config.online or config.num_envs % len(config.ladder) == 0
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_of_known_tasks_and_valid(name: str) -> None:
+    assert envs.task(name).name == name
+    configs = [build(CollectConfig, settings) for settings in RECIPES[name]]
+    assert [config.extend for config in configs] == [False] + [True] * (len(configs) - 1)
+
+
+def test_a_recipe_of_two_runs_pools_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = {"per_cell": 1_000, "max_episodes": 1_000, "source": "scripted"}
+    runs = [{**keep, "steps": 1_500}, {**keep, "steps": 1_500, "seed": 1, "extend": True}]
+    monkeypatch.setattr("diffpolicy.cli.collect.RECIPES", {"PointRobot": runs})
+    path, task = tmp_path / "pooled.hdf5", envs.task("PointRobot")
+    pooled = collect_task(task, path, {"source": None}, progress=False)
+    monkeypatch.setattr("diffpolicy.cli.collect.RECIPES", {"PointRobot": runs[:1]})
+    first = collect_task(task, tmp_path / "first.hdf5", {}, progress=False)
+    assert pooled.num_episodes > 1.5 * first.num_episodes
