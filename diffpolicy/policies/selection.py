@@ -67,7 +67,9 @@ ARMS: Mapping[str, Arm] = {
     "reward": Arm("reward", "first", 1),
     "reward_max_q": Arm("reward", "highest_reward", 16),
     "fisor_1": Arm("fisor", "first", 1),
+    "fisor_4": Arm("fisor", "safest", 4),
     "fisor": Arm("fisor", "safest", 16),  # as published
+    "best_feasible_4": Arm("fisor", "best_feasible", 4),
     "best_feasible": Arm("fisor", "best_feasible", 16),
     "recovery": Arm("recovery", "recover", 16),
 }

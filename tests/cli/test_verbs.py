@@ -59,13 +59,13 @@ def test_a_trained_run_holds_what_acting_needs(trained: Path, dataset: Path) -> 
 def test_evaluate_writes_certificate_report_and_feasible_sets(trained: Path, dataset: Path) -> None:
     out = trained.parent / "evaluated"
     arguments = ["evaluate", f"checkpoint={trained}", f"run={out}", "episodes=2", f"data={dataset}"]
-    assert dispatch([*arguments, "arms=[bc_safe,best_feasible]"]) == 0
+    assert dispatch([*arguments, "arms=[bc_safe,best_feasible_4]"]) == 0
     certificate = read_certificate(out / "certificate.json")
-    assert [arm.name for arm in certificate.evaluation.arms] == ["bc_safe", "best_feasible"]
+    assert [arm.name for arm in certificate.evaluation.arms] == ["bc_safe", "best_feasible_4"]
     assert certificate.evaluation.reference == "bc_safe"
     assert certificate.document["data"]["sha256"] == data.sha256(dataset)
     report = (out / "report.html").read_text()
-    assert "best_feasible on PointRobot" in report
+    assert "best_feasible_4 on PointRobot" in report
     assert "v = 0.5 m/s" in report
     assert "http://" not in report.replace("http://www.w3.org", "")
 
@@ -160,18 +160,18 @@ def test_benchmark_keeps_targets_and_does_nothing_twice(
         f"data_folder={dataset.parent}",
         "seeds=[0,1]",
         "episodes=2",
-        "arms=[bc_safe,fisor,best_feasible]",
+        "arms=[bc_safe,fisor,best_feasible_4]",
         "policy.actors=[safe,fisor]",
         *TINY,
     ]
     assert dispatch(arguments) == 0
     document = json.loads(results.read_text())
-    assert [row["arm"] for row in document["rows"]] == ["bc_safe", "fisor", "best_feasible"]
+    assert [row["arm"] for row in document["rows"]] == ["bc_safe", "fisor", "best_feasible_4"]
     assert all(len(row["return_by_seed"]) == 2 for row in document["rows"])
     names = [target["name"] for target in document["targets"]]
     assert any("IoU" in name for name in names)
     assert all(isinstance(target["met"], bool) for target in document["targets"])
-    assert "| PointRobot | best_feasible |" in results.with_suffix(".md").read_text()
+    assert "| PointRobot | best_feasible_4 |" in results.with_suffix(".md").read_text()
     written = (run / "PointRobot" / "certificate.json").stat().st_mtime_ns
     assert dispatch(arguments) == 0
     assert (run / "PointRobot" / "certificate.json").stat().st_mtime_ns == written

@@ -91,7 +91,16 @@ def test_arms_do_what_their_names_say(trained: training.Checkpoint, seed: int) -
     costly = {arm: (a > 0.3).float().mean().item() for arm, a in actions.items()}
     assert 0.2 < costly["bc"] < 0.5  # the behaviour: 35 %
     assert costly["reward_max_q"] > 0.9
-    for arm in ("bc_safe", "bc_safest", "fisor_1", "fisor", "best_feasible", "recovery"):
+    for arm in (
+        "bc_safe",
+        "bc_safest",
+        "fisor_1",
+        "fisor_4",
+        "fisor",
+        "best_feasible_4",
+        "best_feasible",
+        "recovery",
+    ):
         assert costly[arm] < 0.1, arm
     # Among the safe, the rule that takes the best feasible candidate earns most.
     assert actions["best_feasible"].mean() > actions["fisor"].mean()
@@ -146,7 +155,7 @@ def test_missing_arms_and_seeds_are_named(trained: training.Checkpoint) -> None:
     with pytest.raises(ValueError, match="no training seed 7"):
         load_policy(trained, "fisor", 7)
     manifest = {"actors": ["fisor"], "critic_kinds": ["reward", "feasibility"]}
-    assert available_arms(manifest) == ["fisor_1", "fisor", "best_feasible"]
+    assert available_arms(manifest) == ["fisor_1", "fisor_4", "fisor", "best_feasible_4", "best_feasible"]
 
 
 @pytest.mark.parametrize("joint", [False, True])
