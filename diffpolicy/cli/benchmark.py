@@ -46,6 +46,7 @@ def main(cfg: DictConfig) -> None:
         "machine": provenance.machine(),
         "seeds": list(cfg.seeds),
         "episodes": cfg.episodes,
+        "tasks": {task.name: task_provenance(Path(cfg.run).resolve() / task.name) for task in tasks},
         "rows": [row for name, result in results.items() for row in rows(name, result)],
         "targets": targets(results, cfg.headline) + overlap_targets(cfg, tasks),
     }
@@ -92,6 +93,13 @@ def run_task(cfg: DictConfig, task: envs.Task) -> evaluation.Evaluation:
             print(str(kept.evaluation))
             return kept.evaluation
     return evaluate(one, folder, folder)
+
+
+def task_provenance(folder: Path) -> dict[str, Any]:
+    """Return the hashes of the data and weights behind a task's figures, and the code that evaluated them."""
+    document = read_certificate(folder / "certificate.json").document
+    weights = document["arms"][0]["weights"][0]
+    return {"data": document["data"]["sha256"], "weights": weights, "evaluated_by": document["code"]}
 
 
 def rows(task: str, result: evaluation.Evaluation) -> list[dict[str, Any]]:
