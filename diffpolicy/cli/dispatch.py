@@ -19,14 +19,10 @@ def dispatch(arguments: Sequence[str], verbs: Mapping[str, Verb] = VERBS) -> int
     Exceptions that the packages define and errors of the operating system are printed as one line; any other
     is a defect and keeps its traceback, as does everything with DIFFPOLICY_DEBUG=1 or HYDRA_FULL_ERROR=1 set.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview(verbs))
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(f"diffpolicy {__version__}")
-        return 0
     try:
-        return _run(arguments, verbs)
+        status = _run(arguments, verbs)
+        sys.stdout.flush()  # a reader that is gone shows here, not when the interpreter ends
+        return status
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); the interpreter must not fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,6 +72,12 @@ def one_line(error: Exception) -> str | None:
 
 
 def _run(arguments: Sequence[str], verbs: Mapping[str, Verb]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview(verbs))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"diffpolicy {__version__}")
+        return 0
     name, rest = arguments[0], list(arguments[1:])
     if name in ("-sc", "--shell-completion"):
         from diffpolicy.cli.completion import complete
