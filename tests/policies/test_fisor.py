@@ -190,6 +190,31 @@ def test_joint_update_is_the_published_one() -> None:
     assert set(logs) >= {"actor/fisor_loss", "actor/none_loss", "reward/q_loss", "feasibility/v_loss"}
 
 
+def test_joint_training_as_published_learns_the_safe_actions(tmp_path: Path) -> None:
+    """Weights of the moment in the loss, the residual network with dropout, no bounds: the paper's way."""
+    config = replace(
+        SMALL,
+        actors=["fisor", "none"],
+        joint=True,
+        updates=700,
+        critic=replace(SMALL.critic, behaviour_bound=[]),
+        actor=replace(SMALL.actor, network="residual", hidden=[32, 32], decay_steps=1_400),
+    )
+    path = training.run(
+        learner(config, seeds=(0,)),
+        tmp_path,
+        stored_config(config),
+        checkpoint_every=700,
+        log_every=100,
+        progress=False,
+    )
+    checkpoint = training.read_checkpoint(path)
+    costly = {arm: (play(checkpoint, arm) > 0.3).float().mean().item() for arm in ("bc", "fisor_1", "fisor")}
+    assert costly["bc"] > 0.2
+    assert costly["fisor_1"] < 0.1
+    assert costly["fisor"] < 0.02
+
+
 def test_members_draw_in_proportion_to_their_weights() -> None:
     one = learner(seeds=(0,))
     weights = torch.zeros(5, 1, 2_000)
