@@ -37,6 +37,7 @@ def train(cfg: DictConfig) -> Path:
     if max(shares) > INFEASIBLE_WARNING:
         Console(stderr=True).print(
             f"warning: the critics call {max(shares):.0%} of the data's states infeasible. Usual causes: too few "
-            "critic updates, data that seldom returns from a violation, an expectile below 0.9 (docs/fisor.md)."
+            "critic updates, data that seldom returns from a violation, a reversed expectile below 0.9, a large "
+            "violation_scale (docs/fisor.md)."
         )
     return path
