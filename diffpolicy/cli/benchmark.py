@@ -75,7 +75,9 @@ def run_task(cfg: DictConfig, task: envs.Task) -> evaluation.Evaluation:
     """Collect (if the file is missing), train and evaluate one task; return the evaluation, a kept one if possible."""
     one = task_config(cfg, task)
     if not Path(one.data).exists():
-        collect_task(task, Path(one.data), {}, progress=one.progress)
+        unfinished = Path(one.data).with_suffix(".collecting")  # an interrupted collection is not trained on
+        collect_task(task, unfinished, {}, progress=one.progress)
+        unfinished.replace(one.data)
     folder = Path(one.run)
     weights = training.read_checkpoint(train(one)).manifest["sha256"]["model.safetensors"]
     if (folder / "certificate.json").exists():

@@ -10,6 +10,7 @@ from rich.console import Console
 import envs
 from diffpolicy.cli.common import dataset_file
 from diffpolicy.cli.config import build
+from diffpolicy.cli.errors import ConfigError
 from diffpolicy.collection import CollectConfig, collect
 from diffpolicy.collection.recipes import RECIPES
 from diffpolicy.data import OfflineDataset, describe
@@ -23,6 +24,8 @@ def main(cfg: DictConfig) -> None:
     options = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(options, dict)
     path = Path(cfg.to) if cfg.to is not None else dataset_file(Path("runs/data"), task)
+    if path.exists() and not cfg.extend:
+        raise ConfigError(f"{path} exists: extend=true adds to it, to=FILE names another")
     given = {str(key): value for key, value in options.items() if key not in OURS}
     dataset = collect_task(task, path, given, progress=cfg.progress)
     console = Console(soft_wrap=True, highlight=False)

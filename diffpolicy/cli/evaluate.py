@@ -11,8 +11,9 @@ from diffpolicy import data, evaluation, training
 from diffpolicy.cli.common import SHIPPED, compute_device, dataset_path
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.reporting import write_report
+from diffpolicy.cli.suggestions import nearest
 from diffpolicy.evaluation.certificate import write_certificate
-from diffpolicy.policies import available_arms, load_policy
+from diffpolicy.policies import ARMS, available_arms, load_policy
 
 
 def main(cfg: DictConfig) -> None:
@@ -24,6 +25,13 @@ def main(cfg: DictConfig) -> None:
     evaluate(cfg, Path(cfg.checkpoint), Path(cfg.run))
 
 
+def _present(arm: str, arms: list[str]) -> str:
+    """Return `arm` if it is evaluated, else the first that is; ConfigError for one that does not exist."""
+    if arm not in ARMS:
+        raise ConfigError(f"there is no arm {arm!r}; did you mean {nearest(arm, ARMS) or ', '.join(ARMS)}?")
+    return arm if arm in arms else arms[0]
+
+
 def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluation:
     """Evaluate the newest checkpoint in `source`; write certificate.json, report.html and video.mp4 to `folder`."""
     console = Console(soft_wrap=True, highlight=False)
@@ -32,7 +40,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
     task = envs.task(manifest["task"])
     device = compute_device(cfg)
     arms = list(cfg.arms or available_arms(manifest))
-    headline = cfg.headline if cfg.headline in arms else arms[0]
+    headline, reference = _present(cfg.headline, arms), _present(cfg.reference, arms)
     players = {
         arm: [load_policy(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms
     }
@@ -40,7 +48,6 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
     def progress(arm: str, done: int, total: int) -> None:
         console.print(f"  evaluated {done}/{total}: {arm}", style="dim")
 
-    reference = cfg.reference if cfg.reference in arms else arms[0]
     result = evaluation.evaluate(
         players,
         task.id,

@@ -53,9 +53,8 @@ def run_hydra(name: str, verb: Verb, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         if outcome.folder is None:
             raise
-        raise KeyboardInterrupt(
-            f"interrupted; to use the same folder again: run={outcome.folder}"
-        ) from interrupt
+        what = interrupt.args[0] if interrupt.args else "interrupted"
+        raise KeyboardInterrupt(f"{what}; to use the same folder again: run={outcome.folder}") from interrupt
     except HydraException as error:
         raise ConfigError(explain(error, name, arguments)) from error
     except OmegaConfBaseException as error:

@@ -10,7 +10,7 @@ import torch
 
 import envs
 from diffpolicy import data
-from diffpolicy.collection.config import CollectConfig, CollectionError
+from diffpolicy.collection.config import CollectConfig, CollectionError, CollectionInterrupted
 from diffpolicy.collection.filtering import cover_plane
 from diffpolicy.collection.progress import Progress
 from diffpolicy.collection.provenance import describe_run, earlier_runs, file_attributes
@@ -22,7 +22,8 @@ from envs import Task
 def collect(task: str, config: CollectConfig, path: str | Path, progress: bool = True) -> OfflineDataset:
     """Collects behaviour of `task` and writes the chosen episodes to `path` as DSRL HDF5 with provenance.
 
-    Ctrl-C ends the run early: the episodes finished until then are written, and the file says so. With
+    Ctrl-C ends the run early: the episodes finished until then are written, the file says so, and
+    CollectionInterrupted is raised. With
     `config.extend` an existing file's episodes are joined to the new ones before the choice.
     Raises CollectionError when nothing could be kept, and what `envs.make` and `data.save` raise.
     """
@@ -49,6 +50,10 @@ def collect(task: str, config: CollectConfig, path: str | Path, progress: bool =
         )
     kept = choose(join(pool), entry, config)
     data.save(kept, path, file_attributes(entry, runs, kept.num_episodes))
+    if interrupted:
+        raise CollectionInterrupted(
+            f"stopped after {recorder.steps} steps; {kept.num_episodes} episodes are in {path}"
+        )
     return kept
 
 

@@ -8,6 +8,10 @@ class CollectionError(Exception):
     """A dataset could not be collected; the message says why and what to change."""
 
 
+class CollectionInterrupted(KeyboardInterrupt):
+    """A collection was stopped by Ctrl-C; what had been recorded until then is written."""
+
+
 @dataclass(frozen=True)
 class PPOConfig:
     """Settings of the online agent; the defaults suit tasks of 100 to 1000 steps on one CPU core.

@@ -70,6 +70,14 @@ def test_evaluate_writes_certificate_report_and_feasible_sets(trained: Path, dat
     assert "http://" not in report.replace("http://www.w3.org", "")
 
 
+def test_a_mistyped_headline_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        dispatch(["evaluate", f"checkpoint={trained}", f"run={trained.parent}", "headline=best_feasable_4"])
+        == 2
+    )
+    assert "best_feasible_4" in capsys.readouterr().err
+
+
 def _train_command(dataset: Path, run: Path) -> list[str]:
     slow = [item for item in TINY if not item.startswith("policy.critic_updates")] + [
         "policy.critic_updates=4000"
@@ -117,6 +125,7 @@ def test_bench_ends_with_one_line_of_json(tmp_path: Path, capsys: pytest.Capture
         (["train", "task=BallCircle", "policy.critic.gama=1"], "gamma"),
         (["train", "task=BallCircle", "device=gpu7"], "device"),
         (["train", "task=PointCircle1", "data={shipped}"], "another task"),
+        (["collect", "task=PointRobot", "to={shipped}"], "extend=true"),
         (["evaluate"], "checkpoint=FOLDER"),
         (["evaluate", "checkpoint=nowhere"], "nowhere"),
         (["bench", "fisor-trian"], "fisor-train"),

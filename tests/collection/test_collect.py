@@ -9,7 +9,14 @@ import torch
 
 import envs
 from diffpolicy import data
-from diffpolicy.collection import CollectConfig, CollectionError, PPOConfig, SACConfig, collect
+from diffpolicy.collection import (
+    CollectConfig,
+    CollectionError,
+    CollectionInterrupted,
+    PPOConfig,
+    SACConfig,
+    collect,
+)
 from diffpolicy.collection.recorder import EpisodeRecorder
 
 TINY = PPOConfig(rollout_steps=64, epochs=1, width=16)
@@ -119,7 +126,8 @@ def test_an_interrupted_run_leaves_a_valid_file(tmp_path: Path, monkeypatch: pyt
     pytest.importorskip("stable_baselines3")
     interrupt_after(monkeypatch, 1_111)
     path = tmp_path / "point.hdf5"
-    collect("PointRobot", POINT, path, progress=False)
+    with pytest.raises(CollectionInterrupted, match="after 1111 steps"):
+        collect("PointRobot", POINT, path, progress=False)
     loaded = data.load(path)
     assert 0 < loaded.num_transitions <= 1_111
     ends = loaded.episode_ends - 1

@@ -5,7 +5,7 @@ import pytest
 import envs
 from diffpolicy.cli.collect import collect_task
 from diffpolicy.cli.config import build
-from diffpolicy.collection import CollectConfig
+from diffpolicy.collection import CollectConfig, CollectionInterrupted
 from diffpolicy.collection.recipes import RECIPES
 
 
@@ -14,6 +14,19 @@ def test_recipes_are_of_known_tasks_and_valid(name: str) -> None:
     assert envs.task(name).name == name
     configs = [build(CollectConfig, settings) for settings in RECIPES[name]]
     assert [config.extend for config in configs] == [False] + [True] * (len(configs) - 1)
+
+
+def test_an_interrupted_recipe_goes_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def collect(*_: object) -> None:
+        started.append(1)
+        raise CollectionInterrupted("stopped")
+
+    monkeypatch.setattr("diffpolicy.cli.collect.collect", collect)
+    with pytest.raises(CollectionInterrupted):
+        collect_task(envs.task("PointCircle1"), tmp_path / "x.hdf5", {}, progress=False)
+    assert len(started) == 1
 
 
 def test_a_recipe_of_two_runs_pools_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
