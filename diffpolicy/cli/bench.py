@@ -19,7 +19,7 @@ from diffpolicy.cli.common import compute_device, policy_config
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.data import OfflineDataset, Standardizer
 from diffpolicy.evaluation.provenance import machine
-from diffpolicy.policies import Arm, CandidatePolicy, DiffusionActors, FisorLearner
+from diffpolicy.policies import Arm, CandidatePolicy, DiffusionActors, FisorLearner, Observation
 from diffpolicy.safety import Critics
 
 OBSERVATION, ACTION = 72, 2  # CarGoal1, the task of the published figures
@@ -141,7 +141,8 @@ def fisor_act(cfg: DictConfig, device: torch.device) -> Measurement:
     precision = torch.bfloat16 if config.actor.bfloat16 else torch.float32
     arm = Arm("fisor", "safest", 16)
     policy = CandidatePolicy(actors, critics, standardizer, arm, precision=precision, compiled=cfg.compiled)
-    memory, observation = policy.start(1, seed=0), torch.randn(1, OBSERVATION, generator=generator)
+    memory = policy.start(1, seed=0)
+    observation = Observation(torch.randn(1, 1, OBSERVATION, generator=generator))
     for _ in range(cfg.warmup):
         policy.act(observation, memory)
     milliseconds: list[float] = []

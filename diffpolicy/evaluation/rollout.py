@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 import envs
-from diffpolicy.policies import Policy
+from diffpolicy.policies import History, Policy
 
 MAX_PARALLEL = 32
 
@@ -123,26 +123,27 @@ def require_unit_actions(space: Any) -> None:
         )
 
 
-class Plan:
+class Player:
     """A policy's actions one by one: each chunk to its end, then a new one from the observations then."""
 
     def __init__(self, policy: Policy, seeds: Sequence[int], label: str) -> None:
         self._policy = policy
         self._memory = policy.start(len(seeds), policy_seed(seeds))
+        self._history = History(policy.observation_horizon)
         self._label = label
         self._waiting: list[NDArray[np.float32]] = []
 
     def action(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """The next action (n, A) for observations (n, O), not yet checked."""
+        asked = self._history.add(np.array(observations, dtype=np.float32))
         if not self._waiting:
-            asked = torch.from_numpy(np.array(observations, dtype=np.float32))
             with torch.inference_mode():
                 chunk, self._memory = self._policy.act(asked, self._memory)
             actions = chunk.actions.detach().to("cpu", torch.float32).numpy()
-            if actions.ndim != 3 or len(actions) != len(asked) or actions.shape[1] == 0:
+            if actions.ndim != 3 or len(actions) != len(observations) or actions.shape[1] == 0:
                 raise RolloutError(
                     f"policy {self._label}: actions have shape {actions.shape};"
-                    f" expected ({len(asked)}, horizon, A)"
+                    f" expected ({len(observations)}, horizon, A)"
                 )
             self._waiting = list(actions.swapaxes(0, 1))
         return self._waiting.pop(0)
@@ -171,7 +172,7 @@ def _play_batch(
     lengths = np.zeros(count, dtype=np.int64)
     violations, terminations = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     running = np.ones(count, dtype=bool)
-    plan = Plan(policy, seeds, label)
+    plan = Player(policy, seeds, label)
     step = 0
     while running.any():
         action = checked_action(plan.action(observations), running, seeds, label, step)

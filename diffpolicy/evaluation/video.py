@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 import envs
 from diffpolicy.evaluation.rollout import (
     Episode,
-    Plan,
+    Player,
     RolloutError,
     checked_action,
     require_unit_actions,
@@ -106,7 +106,7 @@ def _play(policy: Policy, environment: Any, seed: int, horizon: int, shown: int,
     every = max(1, -(-horizon // shown))
     require_unit_actions(environment.action_space)
     observation, _ = environment.reset(seed=seed)
-    plan = Plan(policy, [seed], label)
+    plan = Player(policy, [seed], label)
     rewards: list[float] = []
     costs: list[float] = []
     frames = [overlay(_even(environment.render()), costs, horizon)]

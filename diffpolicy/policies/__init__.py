@@ -4,7 +4,7 @@ from diffpolicy.policies.actors import ActorConfig, DiffusionActors
 from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.fisor import ACTORS, FisorLearner
 from diffpolicy.policies.loading import available_arms, load_policy
-from diffpolicy.policies.policy import ActionChunk, Memory, Policy
+from diffpolicy.policies.policy import ActionChunk, History, Memory, Observation, Plan, Policy
 from diffpolicy.policies.selection import ARMS, RULES, Arm, CandidatePolicy
 from diffpolicy.policies.transitions import FisorConfig
 
@@ -19,7 +19,10 @@ __all__ = [
     "DiffusionActors",
     "FisorConfig",
     "FisorLearner",
+    "History",
     "Memory",
+    "Observation",
+    "Plan",
     "Policy",
     "PolicyError",
     "available_arms",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffpolicy.data import Standardizer
 from diffpolicy.policies.actors import DiffusionActors
-from diffpolicy.policies.policy import ActionChunk, Memory
+from diffpolicy.policies.policy import ActionChunk, Memory, Observation
 from diffpolicy.safety import Critics
 
 Rule = Callable[[Mapping[str, Tensor]], Tensor]
@@ -98,16 +98,18 @@ class CandidatePolicy:
         self.actors.average.to(precision)
         self._decide = torch.compile(self._choose, options={"freezing": True}) if compiled else self._choose
 
+    observation_horizon = 1
+
     def start(self, batch: int, seed: int) -> Memory:
         """Return the memory of `batch` fresh roll-outs."""
         return Memory(torch.Generator(self.device).manual_seed(seed))
 
     @torch.no_grad()
-    def act(self, observation: Tensor, memory: Memory) -> tuple[ActionChunk, Memory]:
-        """Return one action (B, 1, A) for each observation (B, O), with the feasible value of the chosen one."""
-        observation = observation.to(self.device)
-        noise = self.actors.draw(1, len(observation) * self.arm.candidates, memory.generator)
-        action, feasible_value = self._decide(observation, noise)
+    def act(self, observation: Observation, memory: Memory) -> tuple[ActionChunk, Memory]:
+        """Return one action (B, 1, A) for each roll-out, with the feasible value of the chosen one."""
+        state = observation.newest.to(self.device)
+        noise = self.actors.draw(1, len(state) * self.arm.candidates, memory.generator)
+        action, feasible_value = self._decide(state, noise)
         return ActionChunk(action.unsqueeze(1), feasible_value), memory
 
     def _choose(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

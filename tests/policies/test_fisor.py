@@ -16,6 +16,7 @@ from diffpolicy.policies import (
     CandidatePolicy,
     FisorConfig,
     FisorLearner,
+    Observation,
     available_arms,
     load_policy,
 )
@@ -58,6 +59,10 @@ def one_step_world(episodes: int = 2_000, seed: int = 0) -> OfflineDataset:
     )
 
 
+def seen(state: Tensor) -> Observation:
+    return Observation(state.unsqueeze(1))
+
+
 def learner(config: FisorConfig = SMALL, seeds: tuple[int, ...] = (0, 1)) -> FisorLearner:
     safe = replace(config, safe_cost=0.0)
     description = {"task": "toy", "data": {"sha256": "0" * 64}}
@@ -80,7 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> training.Checkpoint:
 def play(checkpoint: training.Checkpoint, arm: str, seed: int = 0) -> Tensor:
     policy = load_policy(checkpoint, arm, seed)
     observation = torch.linspace(-0.9, 0.9, 400).unsqueeze(1)
-    chunk, _ = policy.act(observation, policy.start(len(observation), seed=5))
+    chunk, _ = policy.act(seen(observation), policy.start(len(observation), seed=5))
     assert chunk.actions.shape == (400, 1, 1)
     return chunk.actions[:, 0, 0]
 
@@ -118,8 +123,8 @@ def test_actions_depend_on_the_memory_alone(trained: training.Checkpoint) -> Non
     torch.testing.assert_close(play(trained, "fisor_1"), play(trained, "fisor_1"), rtol=0, atol=0)
     policy = load_policy(trained, "fisor_1", 0)
     memory = policy.start(1, seed=5)
-    first, memory = policy.act(torch.zeros(1, 1), memory)
-    second, _ = policy.act(torch.zeros(1, 1), memory)
+    first, memory = policy.act(seen(torch.zeros(1, 1)), memory)
+    second, _ = policy.act(seen(torch.zeros(1, 1)), memory)
     assert not torch.equal(first.actions, second.actions)
 
 
@@ -144,8 +149,8 @@ def test_a_compiled_policy_decides_as_the_plain_one(trained: training.Checkpoint
     plain = load_policy(trained, "best_feasible", 0)
     fused = CandidatePolicy(plain.actors, plain.critics, plain.standardizer, plain.arm, compiled=True)
     observation = torch.linspace(-0.9, 0.9, 8).unsqueeze(1)
-    expected, _ = plain.act(observation, plain.start(8, seed=1))
-    actual, _ = fused.act(observation, fused.start(8, seed=1))
+    expected, _ = plain.act(seen(observation), plain.start(8, seed=1))
+    actual, _ = fused.act(seen(observation), fused.start(8, seed=1))
     torch.testing.assert_close(actual.actions, expected.actions, atol=1e-4, rtol=0)
 
 
