@@ -51,6 +51,7 @@ def write_certificate(
         if arm.name not in weights_hashes:
             raise CertificateError(f"weights_hashes: there is none for the arm {arm.name!r}")
         entry = asdict(arm)
+        entry["episodes"] = [[_judged(episode) for episode in row] for row in entry["episodes"]]
         weights = list(weights_hashes[arm.name])
         arms.append({"name": arm.name, "weights": weights, **entry})
     document = {
@@ -149,6 +150,11 @@ def _recompute(document: dict[str, Any]) -> Evaluation:
         return judge(task, played, seed=protocol["seed"], limits=limits, reference=reference)
     except (EvaluationError, ValueError) as error:
         raise CertificateError(f"arms: {error}") from error
+
+
+def _judged(entry: dict[str, Any]) -> dict[str, Any]:
+    """What the protocol judges of an episode; an episode knows more (best reward, evaluations ...)."""
+    return {key: entry[key] for key in schema.EPISODE["properties"]}
 
 
 def _episode(entry: dict[str, Any]) -> Episode:

@@ -1,6 +1,6 @@
 """Roll-outs: one episode per seed, all in lockstep, with non-finite actions stopped before the simulator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ import envs
 from diffpolicy.policies import History, Policy
 
 MAX_PARALLEL = 32
+Images = Mapping[str, NDArray[np.uint8]]  # camera -> (n, H, W, 3)
 
 
 class RolloutError(Exception):
@@ -36,7 +37,11 @@ class VectorEnv(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One finished episode: undiscounted sums, length in steps, `violation` if any step had cost > 0."""
+    """One finished episode: undiscounted sums, length in steps, `violation` if any step had cost > 0.
+
+    `best_reward` is the highest reward of a step, `success` whether any step reported it; `evaluations` and
+    `cold_starts` add up what the policy's chunks say of themselves, 0 for policies that say nothing.
+    """
 
     seed: int
     episode_return: float
@@ -44,6 +49,10 @@ class Episode:
     length: int
     terminated: bool
     violation: bool
+    best_reward: float = 0.0
+    success: bool = False
+    evaluations: int = 0
+    cold_starts: int = 0
 
 
 class Step(NamedTuple):
@@ -58,6 +67,9 @@ class Step(NamedTuple):
 
 
 Record = Callable[[Step], None]
+# Called before every lockstep with the environments, the step's number and the observations (n, O); what it
+# returns is what the policy sees: a chance to change the world in the middle of an episode.
+Intervene = Callable[[Any, int, NDArray[np.float32]], NDArray[np.float32]]
 
 
 def rollout(
@@ -66,26 +78,28 @@ def rollout(
     seeds: Sequence[int],
     *,
     workers: int | None = None,
+    parallel: int = MAX_PARALLEL,
     record: Record | None = None,
     name: str | None = None,
 ) -> list[Episode]:
     """Play one episode of `task` per seed and return them in the order of `seeds`.
 
     `record` is called after every lockstep; `name` is the policy's name in errors. The same seeds in the same
-    order give the same episodes. Raises RolloutError on non-finite actions, observations, rewards or costs.
+    order give the same episodes; so many are played in `parallel`, which is part of what fixes them, since a
+    batch shares the policy's randomness. Raises RolloutError on non-finite actions, observations, rewards or costs.
     """
     if not seeds:
         raise RolloutError("no seeds: a roll-out needs at least one episode")
-    vector: Any = envs.make_vector(task, batch_size(len(seeds)), workers=workers, autoreset=False)
+    vector: Any = envs.make_vector(task, batch_size(len(seeds), parallel), workers=workers, autoreset=False)
     try:
         return play(policy, vector, seeds, record=record, name=name)
     finally:
         vector.close()
 
 
-def batch_size(episodes: int) -> int:
-    """Number of parallel environments that plays `episodes` in the fewest even batches of at most 32."""
-    batches = -(-episodes // MAX_PARALLEL)
+def batch_size(episodes: int, parallel: int = MAX_PARALLEL) -> int:
+    """Number of environments that plays `episodes` in the fewest even batches of at most `parallel`."""
+    batches = -(-episodes // parallel)
     return -(-episodes // batches)
 
 
@@ -95,6 +109,7 @@ def play(
     seeds: Sequence[int],
     *,
     record: Record | None = None,
+    intervene: Intervene | None = None,
     name: str | None = None,
 ) -> list[Episode]:
     """As `rollout`, in a vector environment that is already open (without auto-reset)."""
@@ -105,7 +120,7 @@ def play(
         batch = [int(seed) for seed in seeds[first : first + vector.num_envs]]
         # The last batch may be short: its spare environments play its last seed again and are dropped.
         padded = batch + [batch[-1]] * (vector.num_envs - len(batch))
-        episodes += _play_batch(policy, vector, padded, record, label)[: len(batch)]
+        episodes += _play_batch(policy, vector, padded, record, intervene, label)[: len(batch)]
     return episodes
 
 
@@ -124,7 +139,10 @@ def require_unit_actions(space: Any) -> None:
 
 
 class Player:
-    """A policy's actions one by one: each chunk to its end, then a new one from the observations then."""
+    """A policy's actions one by one: each chunk to its end, then a new one from the observations then.
+
+    `evaluations` and `cold_starts` (n,) are those of the decisions so far.
+    """
 
     def __init__(self, policy: Policy, seeds: Sequence[int], label: str) -> None:
         self._policy = policy
@@ -132,10 +150,12 @@ class Player:
         self._history = History(policy.observation_horizon)
         self._label = label
         self._waiting: list[NDArray[np.float32]] = []
+        self.evaluations = np.zeros(len(seeds), dtype=np.int64)
+        self.cold_starts = np.zeros(len(seeds), dtype=np.int64)
 
-    def action(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next action (n, A) for observations (n, O), not yet checked."""
-        asked = self._history.add(np.array(observations, dtype=np.float32))
+    def action(self, observations: NDArray[np.float32], images: Images | None = None) -> NDArray[np.float32]:
+        """The next action (n, A) for observations (n, O) and pictures (n, H, W, 3), not yet checked."""
+        asked = self._history.add(np.array(observations, dtype=np.float32), images)
         if not self._waiting:
             with torch.inference_mode():
                 chunk, self._memory = self._policy.act(asked, self._memory)
@@ -146,6 +166,10 @@ class Player:
                     f" expected ({len(observations)}, horizon, A)"
                 )
             self._waiting = list(actions.swapaxes(0, 1))
+            if chunk.evaluations is not None:
+                self.evaluations = self.evaluations + chunk.evaluations.cpu().numpy()
+            if chunk.cold is not None:
+                self.cold_starts = self.cold_starts + chunk.cold.cpu().numpy()
         return self._waiting.pop(0)
 
 
@@ -164,32 +188,83 @@ def checked_action(
 
 
 def _play_batch(
-    policy: Policy, vector: VectorEnv, seeds: list[int], record: Record | None, label: str
+    policy: Policy,
+    vector: VectorEnv,
+    seeds: list[int],
+    record: Record | None,
+    intervene: Intervene | None,
+    label: str,
 ) -> list[Episode]:
-    observations = np.array(vector.reset(seed=seeds)[0])
-    count = len(seeds)
-    returns, costs = np.zeros(count), np.zeros(count)
-    lengths = np.zeros(count, dtype=np.int64)
-    violations, terminations = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-    running = np.ones(count, dtype=bool)
-    plan = Player(policy, seeds, label)
+    start, infos = vector.reset(seed=seeds)
+    observations = np.array(start)
+    tally = _Tally(len(seeds))
+    player = Player(policy, seeds, label)
     step = 0
-    while running.any():
-        action = checked_action(plan.action(observations), running, seeds, label, step)
+    while tally.running.any():
+        running = tally.running.copy()
+        if intervene is not None:
+            observations = intervene(vector, step, observations)
+        planned = player.action(observations, infos.get("images"))
+        action = checked_action(planned, running, seeds, label, step)
         following, reward, terminated, truncated, infos = vector.step(action)
-        reward, cost = np.asarray(reward, dtype=np.float64), _costs(infos, count)
+        reward, cost = np.asarray(reward, dtype=np.float64), _costs(infos, len(seeds))
         _require_finite(running, seeds, step, observation=following, reward=reward, cost=cost)
         if record is not None:
-            record(Step(tuple(seeds), observations, action, reward, cost, running.copy()))
-        returns += np.where(running, reward, 0.0)
-        costs += np.where(running, cost, 0.0)
-        violations |= running & (cost > 0.0)
-        lengths += running
-        terminations |= running & np.asarray(terminated, dtype=bool)
-        running &= ~(np.asarray(terminated, dtype=bool) | np.asarray(truncated, dtype=bool))
+            record(Step(tuple(seeds), observations, action, reward, cost, running))
+        tally.add(reward, cost, terminated, truncated, infos, player)
         observations, step = np.array(following), step + 1  # a copy: the environment may reuse its buffer
-    columns = zip(seeds, returns, costs, lengths, terminations, violations, strict=True)
-    return [Episode(s, float(r), float(c), int(n), bool(t), bool(v)) for s, r, c, n, t, v in columns]
+    return tally.episodes(seeds)
+
+
+class _Tally:
+    """What has happened so far in each episode of a batch; finished ones stay as they ended."""
+
+    def __init__(self, count: int) -> None:
+        self.running = np.ones(count, dtype=bool)
+        self._returns, self._costs = np.zeros(count), np.zeros(count)
+        self._best = np.full(count, -np.inf)
+        self._lengths, self._evaluations, self._cold = np.zeros((3, count), dtype=np.int64)
+        self._violations, self._terminations, self._successes = np.zeros((3, count), dtype=bool)
+
+    def add(
+        self,
+        reward: NDArray[np.float64],
+        cost: NDArray[np.float64],
+        terminated: Any,
+        truncated: Any,
+        infos: Mapping[str, Any],
+        player: Player,
+    ) -> None:
+        """Count one lockstep."""
+        running = self.running
+        self._returns += np.where(running, reward, 0.0)
+        self._costs += np.where(running, cost, 0.0)
+        self._best = np.where(running, np.maximum(self._best, reward), self._best)
+        self._violations |= running & (cost > 0.0)
+        self._successes |= running & np.asarray(infos.get("success", False), dtype=bool)
+        self._lengths += running
+        self._evaluations = np.where(running, player.evaluations, self._evaluations)
+        self._cold = np.where(running, player.cold_starts, self._cold)
+        self._terminations |= running & np.asarray(terminated, dtype=bool)
+        self.running = running & ~(np.asarray(terminated, dtype=bool) | np.asarray(truncated, dtype=bool))
+
+    def episodes(self, seeds: Sequence[int]) -> list[Episode]:
+        """The episodes, in the order of `seeds`."""
+        return [
+            Episode(
+                seed=seed,
+                episode_return=float(self._returns[row]),
+                episode_cost=float(self._costs[row]),
+                length=int(self._lengths[row]),
+                terminated=bool(self._terminations[row]),
+                violation=bool(self._violations[row]),
+                best_reward=float(self._best[row]),
+                success=bool(self._successes[row]),
+                evaluations=int(self._evaluations[row]),
+                cold_starts=int(self._cold[row]),
+            )
+            for row, seed in enumerate(seeds)
+        ]
 
 
 def _costs(infos: dict[str, Any], count: int) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ def _list(items: Any) -> dict[str, Any]:
 _INTERVAL = {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2}
 _ESTIMATE = _record(mean=_NUMBER, mean_interval=_INTERVAL, iqm=_NUMBER, iqm_interval=_INTERVAL)
 _PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
-_EPISODE = _record(
+EPISODE = _record(
     seed={"type": "integer"},
     episode_return=_NUMBER,
     episode_cost={"type": "number", "minimum": 0},
@@ -89,7 +89,7 @@ SCHEMA: dict[str, Any] = {
         command={"type": "string"},
         manifest={"type": "object"},
         arms=_list(
-            _record(name=_TEXT, weights=_list(_SHA256), episodes=_list(_list(_EPISODE)), summary=_SUMMARY)
+            _record(name=_TEXT, weights=_list(_SHA256), episodes=_list(_list(EPISODE)), summary=_SUMMARY)
         ),
         differences={
             "type": "array",

@@ -1,25 +1,23 @@
 """A toy task whose returns and costs follow from the actions, fake policies, and hand-made episodes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from torch import Tensor
 
 import envs
 from diffpolicy.evaluation import Episode, Evaluation, judge
-
-
-class Chunk(NamedTuple):
-    actions: Tensor
+from diffpolicy.policies import ActionChunk, Observation
 
 
 class FakePolicy:
     """Acts with a constant plus noise from its memory's generator, `horizon` steps at a time."""
+
+    observation_horizon = 1
 
     def __init__(self, action: float = 0.5, horizon: int = 1, noise: float = 0.0) -> None:
         self.action, self.horizon, self.noise = action, horizon, noise
@@ -28,11 +26,11 @@ class FakePolicy:
     def start(self, batch: int, seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
-    def act(self, observation: Tensor, memory: torch.Generator) -> tuple[Chunk, torch.Generator]:
-        self.asked.append(observation.numpy().copy())
-        shape = (len(observation), self.horizon, 2)
+    def act(self, observation: Observation, memory: torch.Generator) -> tuple[ActionChunk, torch.Generator]:
+        self.asked.append(observation.newest.numpy().copy())
+        shape = (len(observation.state), self.horizon, 2)
         noise = torch.randn(shape, generator=memory)
-        return Chunk(torch.full(shape, self.action) + self.noise * noise), memory
+        return ActionChunk(torch.full(shape, self.action) + self.noise * noise), memory
 
 
 class ToyVector:

@@ -8,6 +8,7 @@ import torch
 
 from diffpolicy.evaluation import RolloutError, rollout
 from diffpolicy.evaluation.rollout import Step, batch_size, play
+from diffpolicy.policies import Observation
 
 
 def test_each_episode_counts_its_own_steps_only(toy_task: Any, fake_policy: Any) -> None:
@@ -59,9 +60,9 @@ def test_non_finite_actions_never_reach_the_simulator(
     toy_vector: Any, fake_policy: Any, value: float
 ) -> None:
     class Failing(fake_policy):  # type: ignore[misc]
-        def act(self, observation: torch.Tensor, memory: Any) -> Any:
+        def act(self, observation: Observation, memory: Any) -> Any:
             chunk, memory = super().act(observation, memory)
-            if observation[0, 2] == 2:
+            if observation.newest[0, 2] == 2:
                 chunk.actions[1, 0, 1] = value
             return chunk, memory
 
@@ -76,9 +77,9 @@ def test_non_finite_actions_of_a_finished_episode_are_nobody_s_business(
     toy_vector: Any, fake_policy: Any
 ) -> None:
     class FailsLate(fake_policy):  # type: ignore[misc]
-        def act(self, observation: torch.Tensor, memory: Any) -> Any:
+        def act(self, observation: Observation, memory: Any) -> Any:
             chunk, memory = super().act(observation, memory)
-            chunk.actions[observation[:, 1] == 0] = float("nan")
+            chunk.actions[observation.newest[:, 1] == 0] = float("nan")
             return chunk, memory
 
     vector = toy_vector(2)
@@ -119,6 +120,74 @@ def test_record_sees_every_step(toy_vector: Any, fake_policy: Any) -> None:
     assert sum(int(step.running.sum()) for step in steps) == sum(e.length for e in episodes)
     assert [step.observations[1, 2] for step in steps] == [0, 1, 2, 3, 4]
     assert sum((step.costs * step.running).sum() for step in steps) == sum(e.episode_cost for e in episodes)
+
+
+def test_best_reward_and_success_are_those_of_the_running_steps(toy_vector: Any, fake_policy: Any) -> None:
+    class Rising(toy_vector):  # type: ignore[misc]
+        """Rewards the second action, which the policy gives no other value, plus the step's number."""
+
+        def step(self, actions: Any) -> Any:
+            observations, _, *rest, infos = super().step(actions)
+            infos["success"] = observations[:, 2] == 4
+            return observations, -np.abs(observations[:, 2] - 2.0), *rest, infos
+
+    short, long = play(fake_policy(), Rising(2), [0, 3])  # 3 and 6 steps
+    assert (short.best_reward, long.best_reward) == (0.0, 0.0)
+    assert (short.success, long.success) == (False, True)
+
+
+def test_evaluations_and_cold_starts_add_up_while_an_episode_runs(toy_vector: Any, fake_policy: Any) -> None:
+    class Counting(fake_policy):  # type: ignore[misc]
+        def act(self, observation: Observation, memory: Any) -> Any:
+            chunk, memory = super().act(observation, memory)
+            first = observation.newest[:, 2] == 0
+            return chunk._replace(evaluations=torch.where(first, 100, 3), cold=first), memory
+
+    short, long = play(Counting(horizon=2), toy_vector(2), [0, 3])  # 2 and 3 decisions
+    assert (short.evaluations, long.evaluations) == (103, 106)
+    assert (short.cold_starts, long.cold_starts) == (1, 1)
+    silent = play(fake_policy(), toy_vector(1), [0])[0]
+    assert (silent.evaluations, silent.cold_starts) == (0, 0)
+
+
+def test_the_last_steps_and_pictures_reach_the_policy(toy_vector: Any, fake_policy: Any) -> None:
+    class Filmed(toy_vector):  # type: ignore[misc]
+        def _with_images(self, infos: dict[str, Any]) -> dict[str, Any]:
+            pictures = np.broadcast_to(self._observations[:, 2, None, None, None], (self.num_envs, 4, 4, 3))
+            return {**infos, "images": {"camera": pictures.astype(np.uint8)}}
+
+        def reset(self, *, seed: Any = None) -> Any:
+            observations, infos = super().reset(seed=seed)
+            return observations, self._with_images(infos)
+
+        def step(self, actions: Any) -> Any:
+            *rest, infos = super().step(actions)
+            return *rest, self._with_images(infos)
+
+    seen: list[tuple[list[float], list[int]]] = []
+
+    class Looking(fake_policy):  # type: ignore[misc]
+        observation_horizon = 2
+
+        def act(self, observation: Observation, memory: Any) -> Any:
+            assert observation.images is not None
+            seen.append(
+                (observation.state[0, :, 2].tolist(), observation.images["camera"][0, :, 0, 0, 0].tolist())
+            )
+            return super().act(observation, memory)
+
+    play(Looking(horizon=2), Filmed(1), [2])  # 5 steps
+    assert seen == [([0, 0], [0, 0]), ([1, 2], [1, 2]), ([3, 4], [3, 4])]
+
+
+def test_an_intervention_changes_what_the_policy_sees(toy_vector: Any, fake_policy: Any) -> None:
+    policy = fake_policy()
+
+    def shift(vector: Any, step: int, observations: Any) -> Any:
+        return observations + 10 if step == 1 else observations
+
+    play(policy, toy_vector(1), [0], intervene=shift)
+    assert [asked[0, 2] for asked in policy.asked] == [0, 11, 2]
 
 
 def test_on_the_point_robot(fake_policy: Any) -> None:
