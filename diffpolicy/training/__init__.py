@@ -17,6 +17,7 @@ from diffpolicy.training.errors import (
     StateError,
     TrainingError,
 )
+from diffpolicy.training.judging import Judge, Verdict, best_checkpoint
 from diffpolicy.training.logging import read_curves
 from diffpolicy.training.loop import Learner, run
 
@@ -26,10 +27,13 @@ __all__ = [
     "ConfigMismatchError",
     "DeviceError",
     "Interrupted",
+    "Judge",
     "Learner",
     "NonFiniteError",
     "StateError",
     "TrainingError",
+    "Verdict",
+    "best_checkpoint",
     "latest_checkpoint",
     "pick_device",
     "read_checkpoint",

@@ -42,6 +42,17 @@ class CurveWriter:
         except OSError as error:
             raise self._cannot_write(error) from error
 
+    def add_film(self, name: str, gif: bytes, step: int) -> None:
+        """Log an animated GIF, which TensorBoard plays among the images."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+        width, height = int.from_bytes(gif[6:8], "little"), int.from_bytes(gif[8:10], "little")
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        try:
+            self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
     def flush(self) -> None:
         """Hand every point to the operating system, so that killing this process loses none of them."""
         try:
@@ -80,6 +91,8 @@ def read_curves(folder: Path | str) -> dict[str, tuple[list[int], list[float]]]:
                     for name, points in curves.items()
                 }
             for value in event.summary.value:
+                if not value.HasField("simple_value"):
+                    continue  # a film
                 curves.setdefault(value.tag, {})[event.step] = value.simple_value
     ordered = {name: sorted(points.items()) for name, points in curves.items() if points}
     return {

@@ -27,6 +27,7 @@ from diffpolicy.training.checkpoint import (
     write_checkpoint,
 )
 from diffpolicy.training.errors import ConfigMismatchError, Interrupted, NonFiniteError, TrainingError
+from diffpolicy.training.judging import Judge, Podium
 from diffpolicy.training.logging import CurveWriter, ProgressDisplay
 from diffpolicy.training.state import tensors_of
 
@@ -63,10 +64,12 @@ def run(
     checkpoint_every: int,
     log_every: int,
     progress: bool = True,
+    judge: Judge | None = None,
 ) -> Path:
     """Train `learner` to its `total_steps`, from the newest checkpoint in `folder` if there is one.
 
-    Returns the last checkpoint. Logs to TensorBoard in `folder` every `log_every` updates. On SIGINT or
+    Returns the last checkpoint. Logs to TensorBoard in `folder` every `log_every` updates. A `judge` scores a
+    checkpoint every `judge.every` updates and at the end; `best_checkpoint` finds the best. On SIGINT or
     SIGTERM the update is finished, a checkpoint written and `Interrupted` raised; a second signal stops at
     once. Raises `ConfigMismatchError` when the folder holds a run of another configuration, `NonFiniteError`
     when a logged value or a weight is not finite, `CheckpointError` when a checkpoint cannot be written or
@@ -81,19 +84,25 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(_sole_user(folder))
         start, last = _resume(learner, folder, config)
-        if last is not None and start == learner.total_steps:
+        podium = Podium(folder)
+        unjudged = judge is not None and _due(judge, start, learner.total_steps) and not podium.knows(start)
+        if last is not None and start == learner.total_steps and not unjudged:
             return last
+        done = start
         curves = stack.enter_context(closing(CurveWriter(folder, start)))
         display = stack.enter_context(ProgressDisplay(learner.total_steps, start, enabled=progress))
         stop = stack.enter_context(_StopRequest())
         if last is not None:
             display.note(f"resuming from {last}")
+            if judge is not None and unjudged:  # the run was stopped between a checkpoint and its judgement
+                _judge(judge, podium, curves, display, last, start)
         for step in range(start, learner.total_steps):
             losses = learner.update(step)
             done = step + 1
             at_end = done == learner.total_steps
             stopping = stop.requested  # asked once: a signal from here on waits for the next step
-            to_store = at_end or stopping or done % checkpoint_every == 0
+            to_judge = judge is not None and not stopping and _due(judge, done, learner.total_steps)
+            to_store = at_end or stopping or to_judge or done % checkpoint_every == 0
             if at_end or done % log_every == 0:
                 values = _finite(losses, done, last)
                 curves.add(values, done)
@@ -105,6 +114,8 @@ def run(
                 # Points before a checkpoint are never logged again, so they must be safe before it is.
                 curves.flush()
                 last = _store(learner, folder, config, done, last)
+            if judge is not None and to_judge and last is not None:
+                _judge(judge, podium, curves, display, last, done)
             if stopping:
                 break
         if stop.requested:
@@ -115,6 +126,23 @@ def run(
     if last is None:
         raise ValueError(f"total_steps is {learner.total_steps}; there is nothing to train")
     return last
+
+
+def _due(judge: Judge, step: int, total: int) -> bool:
+    return step > 0 and (step % judge.every == 0 or step == total)
+
+
+def _judge(
+    judge: Judge, podium: Podium, curves: CurveWriter, display: ProgressDisplay, checkpoint: Path, step: int
+) -> None:
+    verdict = judge(checkpoint)
+    curves.add(verdict.values, step)
+    if verdict.film is not None:
+        curves.add_film("roll-out", verdict.film, step)
+    curves.flush()
+    podium.enter(checkpoint, step, verdict.score)
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in verdict.values.items())
+    display.note(f"step {step}: {shown}")
 
 
 def _resume(learner: Learner, folder: Path, config: Mapping[str, Any]) -> tuple[int, Path | None]:

@@ -1,0 +1,85 @@
+"""Judges checkpoints while a run goes on, and keeps the best: a low loss does not mean a good policy."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from diffpolicy.training.checkpoint import TRAINING, step_folders
+from diffpolicy.training.errors import CheckpointError
+
+FOLDER = "best"
+SCORES = "judged.json"
+
+
+class Verdict(NamedTuple):
+    """What a judge found: the score to choose by (higher is better), values to log, and an animated GIF or None."""
+
+    score: float
+    values: Mapping[str, float]
+    film: bytes | None = None
+
+
+class Judge(Protocol):
+    """Scores a checkpoint by acting with it, every `every` updates; its randomness must be its own."""
+
+    every: int
+
+    def __call__(self, checkpoint: Path) -> Verdict:
+        """Return the verdict on the checkpoint at this path."""
+        ...
+
+
+class Podium:
+    """The scores given in a run folder, and a copy of the checkpoint with the best of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._scores = _read_scores(folder)
+
+    def knows(self, step: int) -> bool:
+        """Whether the checkpoint after `step` updates was judged already."""
+        return step in self._scores
+
+    def enter(self, checkpoint: Path, step: int, score: float) -> None:
+        """Note a score; the checkpoint is copied if no earlier one is better. Raises CheckpointError."""
+        best = max(self._scores.values(), default=float("-inf"))
+        try:
+            if score > best:
+                self._copy(checkpoint)
+            self._scores[step] = score
+            temporary = self._folder / f".{SCORES}"
+            temporary.write_text(json.dumps({str(key): value for key, value in self._scores.items()}))
+            temporary.replace(self._folder / SCORES)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot keep the best checkpoint in {self._folder / FOLDER}: {error.strerror or error}. Free some "
+                "space, then run the same command again to resume."
+            ) from error
+
+    def _copy(self, checkpoint: Path) -> None:
+        kept = self._folder / FOLDER / checkpoint.parent.name
+        temporary = kept / f".writing-{checkpoint.name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(checkpoint, temporary, ignore=shutil.ignore_patterns(TRAINING))  # it only has to act
+        final = kept / checkpoint.name
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for other in step_folders(kept.parent):
+            if other != final:
+                shutil.rmtree(other)
+
+
+def best_checkpoint(folder: Path | str) -> Path:
+    """Return the best judged checkpoint of a run folder, or `folder` itself where none was judged."""
+    found = step_folders(Path(folder) / FOLDER)
+    return found[-1] if found else Path(folder)
+
+
+def _read_scores(folder: Path) -> dict[int, float]:
+    try:
+        stored = json.loads((folder / SCORES).read_text())
+        return {int(step): float(score) for step, score in stored.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # not judged yet, or unreadable: what is missing is judged again
