@@ -7,23 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffpolicy.networks.layers import dropout_mask
 from diffpolicy.networks.stacked import StackedLayerNorm, StackedLinear, StackedMLP, stacked_linear
 
 
 def _one_hot(step: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     """Return (M, B, steps): a product with it gathers per-step rows, and its gradient is a product too."""
     return (step.unsqueeze(-1) == torch.arange(steps, device=step.device)).to(dtype)
-
-
-def _dropout_mask(like: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Return 0 with `probability` (to 16 bits), else 1 / (1 - probability); four entries from each 64-bit draw.
-
-    Drawing is what dropout costs on a CPU, where random bits come one after the other.
-    """
-    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
-    words.random_(-(2**63), None, generator=generator)
-    kept = words.view(torch.int16)[: like.numel()] >= round(probability * 2**16) - 2**15
-    return kept.view(like.shape).to(like.dtype).mul_(1.0 / (1.0 - probability))
 
 
 class MLPDenoiser(nn.Module):
@@ -115,7 +105,7 @@ class ResidualDenoiser(nn.Module):
         for norm, expand, contract in zip(self.norms, self.expand, self.contract, strict=True):
             inner = hidden
             if generator is not None and self.dropout > 0.0:
-                inner = inner * _dropout_mask(inner, self.dropout, generator)
+                inner = inner * dropout_mask(inner, self.dropout, generator)
             hidden = hidden + contract(functional.mish(expand(norm(inner))))
         output: Tensor = self.output(functional.mish(hidden))
         return output

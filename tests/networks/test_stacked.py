@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from diffpolicy.networks import MLPDenoiser, ResidualDenoiser, StackedLinear, StackedMLP, select_members
-from diffpolicy.networks.denoisers import _dropout_mask
+from diffpolicy.networks.layers import dropout_mask
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -88,7 +88,7 @@ def test_dropout_is_on_exactly_when_a_generator_is_passed() -> None:
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_dropout_mask_keeps_its_share_and_the_mean(probability: float) -> None:
-    mask = _dropout_mask(torch.empty(3, 333, 257), probability, _generator())
+    mask = dropout_mask(torch.empty(3, 333, 257), probability, _generator())
     assert (mask == 0).float().mean().item() == pytest.approx(probability, abs=0.005)
     assert mask.mean().item() == pytest.approx(1.0, abs=0.03)
     assert mask.unique().tolist() == pytest.approx([0.0, 1 / (1 - probability)])
