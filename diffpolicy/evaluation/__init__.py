@@ -1,5 +1,6 @@
-"""Roll-outs, the DSRL protocol and its statistics; certificate, report and video are modules of their own."""
+"""Roll-outs, the DSRL protocol, scores of imitation tasks; certificate, report and video are modules of their own."""
 
+from diffpolicy.evaluation.imitation import ScoreRow, ScoreTable, score, tabulate
 from diffpolicy.evaluation.protocol import Evaluation, evaluate, judge
 from diffpolicy.evaluation.rollout import Episode, RolloutError, rollout
 from diffpolicy.evaluation.summary import Arm, ArmSummary, Difference, EvaluationError, LimitSummary
@@ -13,7 +14,11 @@ __all__ = [
     "EvaluationError",
     "LimitSummary",
     "RolloutError",
+    "ScoreRow",
+    "ScoreTable",
     "evaluate",
     "judge",
     "rollout",
+    "score",
+    "tabulate",
 ]

@@ -75,14 +75,8 @@ def bootstrap_interval(
     seeds is 0, 0.2, 0.5 times that between episodes.
     """
     table = _table(values)
-    training_seeds, episodes = table.shape
-    draw = _Draws(seed)
-    rows = draw.below(training_seeds, (resamples, training_seeds, 1))
-    columns = draw.below(episodes, (resamples, training_seeds, episodes))
-    replicates = statistic(table[rows, columns].reshape(resamples, -1))
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(replicates, [tail, 100.0 - tail])
-    return Interval(float(low), float(high))
+    drawn = _resample(table.shape, seed, resamples)
+    return _percentiles(statistic(table[drawn].reshape(resamples, -1)), confidence)
 
 
 def estimate(values: ArrayLike, *, seed: int = 0) -> Estimate:
@@ -102,6 +96,22 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Estimate:
     if first.shape != second.shape:
         raise ValueError(f"pairs need equal shapes; got {first.shape} and {second.shape}")
     return estimate(first - second, seed=seed)
+
+
+def paired_ratio(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> tuple[float, Interval]:
+    """mean(a) / mean(b) over the same (training seed, episode seed) pairs (K, M), with its bootstrap interval.
+
+    Raises ValueError where b averages zero or less, since such a ratio says nothing.
+    """
+    first, second = _table(a), _table(b)
+    if first.shape != second.shape:
+        raise ValueError(f"pairs need equal shapes; got {first.shape} and {second.shape}")
+    if second.mean() <= 0.0:
+        raise ValueError(f"the denominator averages {second.mean():g}; a ratio needs more than zero")
+    drawn = _resample(first.shape, seed, RESAMPLES)
+    above, below = (mean(table[drawn].reshape(RESAMPLES, -1)) for table in (first, second))
+    ratios = np.divide(above, below, out=np.full(RESAMPLES, np.inf), where=below > 0.0)
+    return float(first.mean() / second.mean()), _percentiles(ratios, CONFIDENCE)
 
 
 def clopper_pearson_upper(successes: int, trials: int, confidence: float = CONFIDENCE) -> float:
@@ -137,6 +147,22 @@ def _table(values: ArrayLike) -> Array:
     if not np.isfinite(table).all():
         raise ValueError("values hold NaN or infinity")
     return table
+
+
+def _resample(
+    shape: tuple[int, ...], seed: int, resamples: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices (resamples, K, 1) of training seeds, (resamples, K, M) of their episodes, with replacement."""
+    training_seeds, episodes = shape
+    draw = _Draws(seed)
+    rows = draw.below(training_seeds, (resamples, training_seeds, 1))
+    return rows, draw.below(episodes, (resamples, training_seeds, episodes))
+
+
+def _percentiles(replicates: Array, confidence: float) -> Interval:
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(replicates, [tail, 100.0 - tail])
+    return Interval(float(low), float(high))
 
 
 class _Draws:

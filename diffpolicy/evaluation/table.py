@@ -22,15 +22,15 @@ def render(task: str, arms: Sequence[Arm], differences: Sequence[Difference]) ->
         "CVaR 90",
         "violating",
     ]
-    lines += _aligned([header, *(_arm_row(arm) for arm in arms)])
+    lines += aligned([header, *(_arm_row(arm) for arm in arms)])
     lines.append("")
     header = ["arm", "limit", "normalised cost: mean [95 %]", "over the limit", "P(over) <=", "verdict"]
-    lines += _aligned([header, *(row for arm in arms for row in _limit_rows(arm))])
+    lines += aligned([header, *(row for arm in arms for row in _limit_rows(arm))])
     if differences:
         reference = differences[0].reference
         lines += ["", f"difference to {reference} on the same seeds"]
         header = ["arm", "normalised return: IQM [95 %]", "mean [95 %]", "cost: mean [95 %]"]
-        lines += _aligned([header, *(_difference_row(one) for one in differences)])
+        lines += aligned([header, *(_difference_row(one) for one in differences)])
     lines += [
         "",
         RULE + ".",
@@ -41,14 +41,17 @@ def render(task: str, arms: Sequence[Arm], differences: Sequence[Difference]) ->
     return "\n".join(lines)
 
 
-def interval_text(value: float, interval: Interval) -> str:
+def interval_text(value: float, interval: Interval, decimals: int | None = None) -> str:
     """`0.71 [0.66, 0.75]`."""
-    return f"{number(value)} [{number(interval.low)}, {number(interval.high)}]"
+    low, high = (number(bound, decimals) for bound in interval)
+    return f"{number(value, decimals)} [{low}, {high}]"
 
 
-def number(value: float) -> str:
-    """Two decimals below 10, one below 100, none above; never `-0.00`."""
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+def number(value: float, decimals: int | None = None) -> str:
+    """Two decimals below 10, one below 100, none above, unless `decimals` are given; never `-0.00`."""
+    digits = decimals
+    if digits is None:
+        digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0.0 else text
 
@@ -67,9 +70,9 @@ def verdict(summary: ArmSummary, limit: float) -> str:
     return "unsafe" if at.normalized_cost.mean > 1.0 else "not shown"
 
 
-def mean_text(value: Estimate) -> str:
+def mean_text(value: Estimate, decimals: int | None = None) -> str:
     """The mean with its interval."""
-    return interval_text(value.mean, value.mean_interval)
+    return interval_text(value.mean, value.mean_interval, decimals)
 
 
 def iqm_text(value: Estimate) -> str:
@@ -113,7 +116,8 @@ def _difference_row(one: Difference) -> list[str]:
     return [one.arm, iqm_text(returns), mean_text(returns), mean_text(one.cost)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose columns line up; the first row is its head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -15,6 +15,7 @@ from diffpolicy.evaluation.statistics import (
     iqm,
     mean,
     paired_difference,
+    paired_ratio,
 )
 
 TABLES = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 7)), elements=st.floats(-1e6, 1e6))
@@ -119,3 +120,21 @@ def test_paired_difference_removes_what_the_pairs_share() -> None:
 def test_bad_tables_are_refused(bad: list[object]) -> None:
     with pytest.raises(ValueError, match="values"):
         estimate(bad)
+
+
+def test_a_ratio_of_pairs_cancels_what_they_share() -> None:
+    base = np.random.default_rng(2).normal(1.0, 0.2, (3, 30))
+    value, interval = paired_ratio(0.9 * base, base)
+    assert value == pytest.approx(0.9)
+    assert interval == pytest.approx((0.9, 0.9))
+    shuffled = np.random.default_rng(3).permuted(0.9 * base, axis=1)
+    value, interval = paired_ratio(shuffled, base)
+    assert value == pytest.approx(0.9)
+    assert interval.low < 0.89 < 0.91 < interval.high
+
+
+def test_ratios_that_say_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than zero"):
+        paired_ratio([[1.0]], [[0.0]])
+    with pytest.raises(ValueError, match="equal shapes"):
+        paired_ratio([[1.0]], [[1.0, 1.0]])
