@@ -2,15 +2,22 @@
 
 from diffpolicy.networks.chunk_mlp import ChunkMLP
 from diffpolicy.networks.denoisers import MLPDenoiser, ResidualDenoiser
+from diffpolicy.networks.encoder import ResNetEncoder, ViTEncoder, crop_pictures, spatial_softmax
 from diffpolicy.networks.stacked import StackedLinear, StackedMLP, select_members
+from diffpolicy.networks.transformer import DiffusionTransformer
 from diffpolicy.networks.unet1d import ConditionalUNet1D
 
 __all__ = [
     "ChunkMLP",
     "ConditionalUNet1D",
+    "DiffusionTransformer",
     "MLPDenoiser",
+    "ResNetEncoder",
     "ResidualDenoiser",
     "StackedLinear",
     "StackedMLP",
+    "ViTEncoder",
+    "crop_pictures",
     "select_members",
+    "spatial_softmax",
 ]
