@@ -1,10 +1,12 @@
 """Offline datasets: one schema, readers, a writer, a validator, filters, and downloads."""
 
+from .chunks import Chunks, ChunkSampler
 from .columns import from_transitions
 from .density import Grid, grid, published_densities
 from .download import SOURCES, DownloadError, Progress, fetch, sha256
 from .filters import Range, add_noise, add_outliers, drop_best, inpaint, thin
-from .normalizer import Standardizer
+from .images import ImageColumn
+from .normalizer import MinMaxNormalizer, Standardizer
 from .readers import load
 from .schema import REQUIRED, DataError, Expectations, OfflineDataset, Problem
 from .summary import describe
@@ -14,10 +16,14 @@ from .writer import save
 __all__ = [
     "REQUIRED",
     "SOURCES",
+    "ChunkSampler",
+    "Chunks",
     "DataError",
     "DownloadError",
     "Expectations",
     "Grid",
+    "ImageColumn",
+    "MinMaxNormalizer",
     "OfflineDataset",
     "Problem",
     "Progress",

@@ -64,7 +64,7 @@ def read_columns(columns: Mapping[str, Column]) -> Reading:
     rows = torch.arange(done.size) + episode_of
     last = torch.from_numpy(done)
     observations = _read_observations(columns, rows, last, found)
-    values = {name: _read_floats(columns[name], name, found) for name in ("actions", "rewards", "costs")}
+    values = {name: read_floats(columns[name], name, found) for name in ("actions", "rewards", "costs")}
     dataset = OfflineDataset(
         observations=observations,
         rows=rows,
@@ -143,16 +143,17 @@ def _check_layout(columns: Mapping[str, Column], found: Findings) -> None:
             found.add("error", "next_observations", f"has shape {shapes[1]}, observations have {shapes[0]}")
 
 
-def _slices(column: Column) -> Iterator[tuple[int, int]]:
-    """Row ranges of about SLICE_ROWS, whole storage chunks at a time so that none is decompressed twice."""
+def row_slices(column: Column, rows: int | None = None) -> Iterator[tuple[int, int]]:
+    """Ranges of about `rows` (default SLICE_ROWS) rows, in whole storage chunks so that none is decoded twice."""
     chunks = getattr(column, "chunks", None)
     chunk_rows = int(chunks[0]) if chunks else 1
-    step = max(1, SLICE_ROWS // chunk_rows) * chunk_rows
+    step = max(1, (rows or SLICE_ROWS) // chunk_rows) * chunk_rows
     for low in range(0, column.shape[0], step):
         yield low, min(low + step, column.shape[0])
 
 
-def _floats(column: Column, name: str, low: int, high: int, found: Findings) -> NDArray[np.float32]:
+def read_slice(column: Column, name: str, low: int, high: int, found: Findings) -> NDArray[np.float32]:
+    """Rows low ... high-1 of a column as float32; those that are not finite are noted."""
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite and is reported as such
         values = np.asarray(column[low:high]).astype(np.float32, copy=False)
     bad = np.asarray((~np.isfinite(values)).reshape(high - low, -1).any(axis=1))
@@ -160,10 +161,11 @@ def _floats(column: Column, name: str, low: int, high: int, found: Findings) -> 
     return values
 
 
-def _read_floats(column: Column, name: str, found: Findings) -> Tensor:
+def read_floats(column: Column, name: str, found: Findings) -> Tensor:
+    """A whole column as float32; rows that are not finite are noted."""
     values = torch.empty(tuple(column.shape), dtype=torch.float32)
-    for low, high in _slices(column):
-        values[low:high] = torch.from_numpy(_floats(column, name, low, high, found))
+    for low, high in row_slices(column):
+        values[low:high] = torch.from_numpy(read_slice(column, name, low, high, found))
     return values
 
 
@@ -177,16 +179,16 @@ def _read_observations(columns: Mapping[str, Column], rows: Tensor, last: Tensor
     column = columns["observations"]
     count = rows.numel() + int(last.sum())
     observations = torch.empty((count, column.shape[1]), dtype=torch.float32)
-    for low, high in _slices(column):
-        part = torch.from_numpy(_floats(column, "observations", low, high, found))
+    for low, high in row_slices(column):
+        part = torch.from_numpy(read_slice(column, "observations", low, high, found))
         observations[rows[low:high]] = part
         ending = last[low:high]
         observations[rows[low:high][ending] + 1] = part[ending]
     if "next_observations" not in columns:
         return observations
     column = columns["next_observations"]
-    for low, high in _slices(column):
-        part = torch.from_numpy(_floats(column, "next_observations", low, high, found))
+    for low, high in row_slices(column):
+        part = torch.from_numpy(read_slice(column, "next_observations", low, high, found))
         ending = last[low:high]
         following = rows[low:high] + 1
         observations[following[ending]] = part[ending]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from .images import ImageColumn, pick
 
 REQUIRED = ("observations", "actions", "rewards", "costs", "terminals", "timeouts")
 """Keys that every DSRL file has; `next_observations` may be left out."""
@@ -63,6 +65,7 @@ class OfflineDataset:
     `observations` (N+E, O) holds each episode's observations followed by its final one, so that transition i
     starts in row `rows[i]` and ends in row `rows[i] + 1`. `episode_ends` (E,) is exclusive. Where the source
     kept no final observations, `final_observations_known` is False and each is a copy of the one before it.
+    `images` maps a camera's name to the pictures (N, H, W, 3) uint8 seen at each transition's start, on the disk.
     Raises DataError when shapes or dtypes do not belong together.
     """
 
@@ -75,6 +78,7 @@ class OfflineDataset:
     timeouts: Tensor
     episode_ends: Tensor
     final_observations_known: bool = True
+    images: Mapping[str, ImageColumn] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, e = self.num_transitions, self.num_episodes
@@ -97,6 +101,10 @@ class OfflineDataset:
                 )
         if n and (e == 0 or int(self.episode_ends[-1]) != n):
             raise DataError(f"episode_ends: the last episode must end at transition {n}")
+        for camera, pictures in self.images.items():
+            shape = tuple(pictures.shape)
+            if len(shape) != 4 or shape[0] != n or shape[3] != 3:
+                raise DataError(f"images of {camera!r}: expected shape ({n}, height, width, 3), got {shape}")
 
     @property
     def num_transitions(self) -> int:
@@ -164,10 +172,10 @@ class OfflineDataset:
         if chosen.numel() and not bool(((chosen >= 0) & (chosen < self.num_episodes)).all()):
             raise DataError(f"select: episode numbers go from 0 to {self.num_episodes - 1}")
         lengths, starts = self.episode_lengths[chosen], self.episode_starts[chosen]
-        transitions = _ranges(starts, lengths)
+        transitions = concatenated_ranges(starts, lengths)
         order = torch.arange(chosen.numel())
         return OfflineDataset(
-            observations=self.observations[_ranges(starts + chosen, lengths + 1)],
+            observations=self.observations[concatenated_ranges(starts + chosen, lengths + 1)],
             rows=torch.arange(transitions.numel()) + torch.repeat_interleave(order, lengths),
             actions=self.actions[transitions],
             rewards=self.rewards[transitions],
@@ -176,10 +184,23 @@ class OfflineDataset:
             timeouts=self.timeouts[transitions],
             episode_ends=lengths.cumsum(0),
             final_observations_known=self.final_observations_known,
+            images={camera: pick(column, transitions.numpy()) for camera, column in self.images.items()},
         )
 
+    def scaled_actions(self, low: float, high: float) -> OfflineDataset:
+        """The dataset with its actions taken from raw units [low, high] to [-1, 1]; nothing is clipped.
 
-def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+        Raises DataError unless low < high.
+        """
+        if not low < high:
+            raise DataError(
+                f"scaled_actions: raw actions must go from low to high, not from {low:g} to {high:g}"
+            )
+        centre, half = (high + low) / 2, (high - low) / 2
+        return replace(self, actions=(self.actions - centre) / half)
+
+
+def concatenated_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """The numbers start, ..., start + length - 1 of every pair, one after another."""
     before = lengths.cumsum(0) - lengths
     return torch.arange(int(lengths.sum())) + torch.repeat_interleave(starts - before, lengths)

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..columns import Reading, accept
+from ..demonstrations import Selection
 from ..findings import Findings
 from ..schema import OfflineDataset
 from .hdf5 import read_hdf5
 from .minari import read_minari
 from .npz import read_npz
+from .replay import is_replay, read_replay
 
 _log = logging.getLogger(__name__)
 
 
-def read(path: str | Path) -> Reading:
-    """Reads a Minari folder, an .npz or, by any other name, HDF5; never raises for bad content."""
+def read(path: str | Path, selection: Selection = Selection()) -> Reading:  # noqa: B008 (immutable)
+    """Reads a file or folder of any supported format; never raises for bad content."""
     path = Path(path)
-    if path.is_dir():
-        return read_minari(path)
     if not path.exists():
         found = Findings()
         found.add("error", "file", "does not exist")
         return Reading(None, found.problems())
+    if is_replay(path):
+        return read_replay(path, selection)
+    if path.is_dir():
+        return read_minari(path)
     if path.suffix == ".npz":
-        return read_npz(path)
+        return read_npz(path, selection)
     return read_hdf5(path)
 
 
-def load(path: str | Path) -> OfflineDataset:
-    """Loads a dataset; warnings are logged, errors raise one DataError that names all with row numbers."""
-    reading = read(path)
+def load(
+    path: str | Path, observations: Sequence[str] | None = None, images: Sequence[str] = ()
+) -> OfflineDataset:
+    """Loads a dataset; warnings are logged, errors raise one DataError that names all with row numbers.
+
+    Formats: DSRL, D4RL and robomimic HDF5, Minari and LeRobot folders, zarr replay buffers (folder or .zip),
+    .npz. Demonstrations take `observations`, the keys to put side by side (default: the format's own; "state[0:2]"
+    takes some numbers of one), and `images`, the keys of pictures to be decoded (default: none).
+    """
+    reading = read(path, Selection(None if observations is None else tuple(observations), tuple(images)))
     dataset = accept(reading, str(path))
     for problem in reading.problems:
         _log.warning("%s: %s", path, problem)
