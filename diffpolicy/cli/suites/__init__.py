@@ -1,0 +1,1 @@
+"""The suites of `diffpolicy benchmark`, one module each."""
