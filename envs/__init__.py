@@ -1,5 +1,6 @@
-"""Robot tasks as gymnasium environments: the DSRL benchmark and the point robot."""
+"""Robot tasks as gymnasium environments: the DSRL benchmark, manipulation tasks and the point robot."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -23,6 +24,16 @@ __all__ = [
     "tasks",
 ]
 
+_MAKERS = {
+    "safety_gymnasium": ("envs.dsrl.simulators", "make_safety_gymnasium"),
+    "bullet": ("envs.dsrl.simulators", "make_bullet"),
+    "metadrive": ("envs.dsrl.simulators", "make_metadrive"),
+    "pusht": ("envs.pusht", "make"),
+    "adroit": ("envs.robotics", "make_door"),
+    "kitchen": ("envs.robotics", "make_kitchen"),
+    "metaworld": ("envs.metaworld.simulator", "make"),
+}
+
 gymnasium.register(
     id="PointRobot-v0",
     entry_point="envs.point_robot:PointRobotEnv",
@@ -34,24 +45,20 @@ gymnasium.register(
 def make(task: str, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     """Make the environment of a task, given by id or short name.
 
-    Steps are gymnasium's five-tuples with float32 observations and a float `info["cost"]`; episodes are
+    Steps are gymnasium's five-tuples with float32 observations and a float `info["cost"]`; manipulation tasks
+    also have a bool `info["success"]`, and image tasks `info["images"]["camera"]` (H, W, 3) uint8. Episodes are
     truncated at the task's horizon; `reset(seed=...)` is repeatable for every simulator; `render_mode` is
     None or "rgb_array", where `render()` returns an (H, W, 3) uint8 picture.
     Raises UnknownTaskError, or MissingSimulatorError if the task's simulator cannot run here.
     """
     from envs.checks import check_render_mode
-    from envs.dsrl import simulators
 
     check_render_mode(render_mode)
     entry = registry.task(task)
     if entry.simulator == "point_robot":
         return gymnasium.make(entry.id, render_mode=render_mode)
-    makers = {
-        "safety_gymnasium": simulators.make_safety_gymnasium,
-        "bullet": simulators.make_bullet,
-        "metadrive": simulators.make_metadrive,
-    }
-    env = makers[entry.simulator](entry, render_mode)
+    module, function = _MAKERS[entry.simulator]
+    env = getattr(importlib.import_module(module), function)(entry, render_mode)
     return gymnasium.wrappers.TimeLimit(env, entry.max_episode_steps)
 
 
@@ -61,9 +68,11 @@ def make_vector(
     """Make `num_envs` environments of a task, several to a worker process.
 
     `workers` is the number of processes: None for one per core, 0 for none at all. Every step reports
-    `infos["cost"]` (n,) float32 and `infos["final_observation"]` (n, O), also at the last step of an
-    episode. With `autoreset` the next episode begins in the same step; without it a finished environment
-    stays as it is and earns nothing until the next reset. Results do not depend on the number of workers.
+    `infos["cost"]` (n,) float32, `infos["success"]` (n,) bool and `infos["final_observation"]` (n, O), also at the
+    last step of an episode. With `autoreset` the next episode begins in the same step; without it a finished
+    environment stays as it is and earns nothing until the next reset. Image tasks add
+    `infos["images"]["camera"]` (n, H, W, 3), at a reset too. `call(method, rows, *arguments)` reaches the
+    environments themselves. Results do not depend on the number of workers.
     Raises UnknownTaskError, MissingSimulatorError, or WorkerError.
     """
     from envs.vector import ParallelEnv

@@ -1,10 +1,12 @@
 """The tasks this package knows: their sizes, horizons and reference scores, without any simulator."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal
 
 from envs.errors import UnknownTaskError
+from envs.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,12 @@ class Task:
     `min/max_episode_reward` and `min/max_episode_cost` are the reference returns and costs of whole episodes,
     `dataset_file` is the name of the published dataset ("" where there is none), and `binary_cost` says
     that a step costs exactly 0 or 1.
+
+    `score` is what an episode is judged by: its return, its best reward of a step, or whether any step was a
+    success. `control_rate` is in control steps per second of the robot's time [Hz] (None where none is declared).
+    Environments act in [-1, 1]; `action_low` and `action_high` are those limits in the units of the task's
+    demonstration files. `image_size` is the side [pixel] of the pictures in `info["images"]`, None where there are
+    none, and `layout` says what the numbers of an observation mean.
     """
 
     id: str
@@ -28,6 +36,12 @@ class Task:
     max_episode_cost: float
     dataset_file: str
     binary_cost: bool
+    score: Literal["return", "best_reward", "success"] = "return"
+    control_rate: float | None = None
+    action_low: float = -1.0
+    action_high: float = 1.0
+    image_size: int | None = None
+    layout: Layout = field(default_factory=Layout)
 
     def normalized_return(self, episode_return: float) -> float:
         """Return `episode_return` as a fraction: 0 at the reference minimum, 1 at the maximum.
@@ -51,28 +65,36 @@ class Task:
 
 
 def tasks() -> tuple[Task, ...]:
-    """Return every known task: the 38 of DSRL in the benchmark's order, then the point robot."""
+    """Return every known task: the 38 of DSRL, the point robot, Push-T, Adroit, the kitchen, 50 of Meta-World."""
+    from envs import point_robot, pusht, robotics
     from envs.dsrl.tasks import dsrl_tasks
-    from envs.point_robot import TASK
+    from envs.metaworld.tasks import metaworld_tasks
 
-    return (*dsrl_tasks(), TASK)
+    return (
+        *dsrl_tasks(),
+        point_robot.TASK,
+        pusht.STATE_TASK,
+        pusht.IMAGE_TASK,
+        robotics.DOOR_TASK,
+        robotics.KITCHEN_TASK,
+        *metaworld_tasks(),
+    )
 
 
 @cache
 def _by_name() -> dict[str, Task]:
-    return {key: entry for entry in tasks() for key in (entry.id, entry.name)}
+    return {key.lower(): entry for entry in tasks() for key in (entry.id, entry.name)}
 
 
 def task(name: str) -> Task:
-    """Return the task with this id or short name ("OfflineBallCircle-v0" or "BallCircle").
+    """Return the task with this id or short name ("OfflineBallCircle-v0" or "BallCircle"), in whatever case.
 
     Raises UnknownTaskError, naming the nearest tasks, if there is none.
     """
     known = _by_name()
-    if name in known:
-        return known[name]
-    lower = {key.lower(): key for key in known}
-    matches = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
-    nearest = list(dict.fromkeys(known[lower[match]].name for match in matches))
+    if name.lower() in known:
+        return known[name.lower()]
+    matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys(known[match].name for match in matches))
     advice = f"Did you mean {' or '.join(nearest)}?" if nearest else "envs.tasks() lists all of them."
     raise UnknownTaskError(f"There is no task {name!r}. {advice}")

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +19,15 @@ SIZE = 256  # [pixel], of MuJoCo and Bullet pictures
 
 
 class MujocoCamera:
-    """Draws MuJoCo scenes; its renderer is created with the first picture, and again for a new model."""
+    """Draws MuJoCo scenes; its renderer is created with the first picture, and again for a new model.
 
-    def __init__(self) -> None:
+    `view` is one of the model's cameras or the settings of a free one (`distance` [m], `azimuth` and `elevation`
+    [degree], `lookat` [m]); None suits Safety-Gymnasium, whose hazards are hidden without `all_geometry`.
+    """
+
+    def __init__(self, view: str | Mapping[str, Any] | None = None, *, all_geometry: bool = True) -> None:
+        self._view = view
+        self._all_geometry = all_geometry
         self._renderer: Any = None
         self._model: Any = None
 
@@ -36,7 +42,8 @@ class MujocoCamera:
             self._model = model
             # Also at the interpreter's end if nobody calls close(): there OpenGL complains loudly.
             self._release = weakref.finalize(self, self._renderer.close)
-        self._renderer.update_scene(data, camera=_view(model), scene_option=_all_geometry())
+        options = _all_geometry() if self._all_geometry else None
+        self._renderer.update_scene(data, camera=_camera(model, self._view), scene_option=options)
         _without_shadows(self._renderer.scene)
         picture: Picture = self._renderer.render()
         return picture
@@ -87,8 +94,17 @@ def _context_without_screen() -> Iterator[None]:
         gl_context.GLContext = chosen
 
 
-def _view(model: Any) -> Any:
-    """Return the camera: above the arena where the task has one, else the robot's own, which follows it."""
+def _camera(model: Any, view: str | Mapping[str, Any] | None) -> Any:
+    """Return the camera: as asked for, else above the arena, else the robot's own, which follows it."""
+    if isinstance(view, Mapping):
+        import mujoco
+
+        camera = mujoco.MjvCamera()
+        for name, value in view.items():
+            setattr(camera, name, value)
+        return camera
+    if view is not None:
+        return view
     names = [model.camera(index).name for index in range(model.ncam)]
     return "fixedfar" if "fixedfar" in names else "track"
 

@@ -19,7 +19,8 @@ import envs
 from envs.errors import MissingSimulatorError, WorkerError
 from envs.registry import Task
 
-# observations, rewards, terminated, truncated, costs, final observations: one row per environment
+Images = dict[str, NDArray[np.uint8]]  # by camera, (n, H, W, 3); empty where a task has no pictures
+# observations, rewards, terminated, truncated, costs, successes, final observations: one row per environment
 Outcome = tuple[NDArray[Any], ...]
 Seeds = list[int] | list[None]
 
@@ -31,33 +32,50 @@ class EnvironmentGroup:
         self._envs = [envs.make(task.id) for _ in range(count)]
         self._autoreset = autoreset
         self._observations = np.zeros((count, task.observation_size), np.float32)
+        self._images: Images = {}
         self._terminated = np.zeros(count, bool)
         self._truncated = np.zeros(count, bool)
 
-    def reset(self, seeds: Seeds, options: dict[str, Any] | None) -> NDArray[np.float32]:
+    def reset(self, seeds: Seeds, options: dict[str, Any] | None) -> tuple[NDArray[np.float32], Images]:
         """Start an episode in every environment and return the observations (count, O)."""
         for index, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
-            self._observations[index], _ = env.reset(seed=seed, options=options)
+            self._observations[index], info = env.reset(seed=seed, options=options)
+            self._see(index, info)
         self._terminated[:] = False
         self._truncated[:] = False
-        return self._observations.copy()
+        return self._observations.copy(), self._seen()
 
-    def step(self, actions: NDArray[Any]) -> Outcome:
+    def step(self, actions: NDArray[Any]) -> tuple[Outcome, Images]:
         """Step every environment; a finished one starts again, or is left alone without auto-reset."""
         rewards = np.zeros(len(self._envs))
         costs = np.zeros(len(self._envs), np.float32)
+        successes = np.zeros(len(self._envs), bool)
         final = self._observations.copy()
         for index, env in enumerate(self._envs):
             if not self._autoreset and (self._terminated[index] or self._truncated[index]):
                 continue
             final[index], rewards[index], terminated, truncated, info = env.step(actions[index])
-            costs[index] = info["cost"]
+            costs[index], successes[index] = info["cost"], info.get("success", False)
             self._terminated[index], self._truncated[index] = terminated, truncated
             self._observations[index] = final[index]
             if self._autoreset and (terminated or truncated):
-                self._observations[index], _ = env.reset()
+                self._observations[index], info = env.reset()
+            self._see(index, info)
         finished = self._terminated.copy(), self._truncated.copy()
-        return self._observations.copy(), rewards, *finished, costs, final
+        return (self._observations.copy(), rewards, *finished, costs, successes, final), self._seen()
+
+    def call(self, method: str, rows: Sequence[int], arguments: tuple[Any, ...]) -> list[Any]:
+        """Call a method of the environments `rows` without their wrappers."""
+        return [getattr(self._envs[row].unwrapped, method)(*arguments) for row in rows]
+
+    def _see(self, index: int, info: dict[str, Any]) -> None:
+        for camera, picture in info.get("images", {}).items():
+            if camera not in self._images:
+                self._images[camera] = np.zeros((len(self._envs), *picture.shape), picture.dtype)
+            self._images[camera][index] = picture
+
+    def _seen(self) -> Images:
+        return {camera: pictures.copy() for camera, pictures in self._images.items()}
 
     def close(self) -> None:
         """Release the environments."""
@@ -197,7 +215,7 @@ class ParallelEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[An
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode in every environment and return observations (n, O).
+        """Start an episode in every environment; return observations (n, O) and infos as `step` does of "images".
 
         An integer seeds environment i with seed + i, a list gives each its own. Raises ValueError for a
         list of another length.
@@ -212,7 +230,8 @@ class ParallelEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[An
         if len(seeds) != self.num_envs:
             raise ValueError(f"There are {len(seeds)} seeds for {self.num_envs} environments.")
         parts = self._all("reset", [(seeds[rows], options) for rows in self._slices])
-        return np.concatenate(parts), {}
+        observations, images = zip(*parts, strict=True)
+        return np.concatenate(observations), _named(images)
 
     def step(
         self, actions: NDArray[np.float32]
@@ -220,19 +239,47 @@ class ParallelEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[An
         """Step every environment with `actions` (n, A).
 
         Returns observations (n, O), rewards (n,), terminated (n,), truncated (n,) and infos with "cost"
-        (n,) float32 and "final_observation" (n, O): where this step led, which only differs from the
-        observations where an episode ended and the next one began. Raises WorkerError if an environment
+        (n,) float32, "success" (n,) bool and "final_observation" (n, O): where this step led, which only differs
+        from the observations where an episode ended and the next one began. Image tasks add "images", for every
+        camera the pictures (n, H, W, 3) uint8 that belong to the observations. Raises WorkerError if an environment
         fails, ValueError for another shape.
         """
         actions = np.asarray(actions)
         if actions.shape != self.action_space.shape:
             raise ValueError(f"Actions have the shape {actions.shape}; {self.action_space.shape} is needed.")
         parts = self._all("step", [(actions[rows],) for rows in self._slices])
-        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        observations, rewards, terminated, truncated, costs, final = joined
-        return observations, rewards, terminated, truncated, {"cost": costs, "final_observation": final}
+        outcomes, images = zip(*parts, strict=True)
+        joined = [np.concatenate(arrays) for arrays in zip(*outcomes, strict=True)]
+        observations, rewards, terminated, truncated, costs, successes, final = joined
+        infos = {"cost": costs, "success": successes, "final_observation": final} | _named(images)
+        return observations, rewards, terminated, truncated, infos
+
+    def call(self, method: str, rows: Sequence[int], *args: Any) -> list[Any]:
+        """Call a method of the environments `rows`, with the same arguments; one answer for each, in their order.
+
+        The environments are those of the simulator, without wrappers: `call("teleport", [3], seed)`. Raises
+        WorkerError if one fails, IndexError for a row that is not there.
+        """
+        if any(not 0 <= row < self.num_envs for row in rows):
+            raise IndexError(f"rows={list(rows)}, but there are {self.num_envs} environments.")
+        own = [[row for row in rows if part.start <= row < part.stop] for part in self._slices]
+        shifted = [[row - part.start for row in mine] for part, mine in zip(self._slices, own, strict=True)]
+        parts = self._all("call", [(method, mine, args) for mine in shifted])
+        answers = {
+            row: answer
+            for mine, answered in zip(own, parts, strict=True)
+            for row, answer in zip(mine, answered, strict=True)
+        }
+        return [answers[row] for row in rows]
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers."""
         for part in getattr(self, "_parts", []):
             part.close()
+
+
+def _named(images: Sequence[Images]) -> dict[str, Any]:
+    """Return {"images": the parts' pictures joined by camera}, or nothing where there are none."""
+    if not images[0]:
+        return {}
+    return {"images": {camera: np.concatenate([part[camera] for part in images]) for camera in images[0]}}

@@ -9,15 +9,19 @@ import pytest
 import envs
 
 
-def test_there_are_38_benchmark_tasks_and_the_point_robot() -> None:
+def test_there_are_93_tasks() -> None:
     simulators = [task.simulator for task in envs.tasks()]
     assert {name: simulators.count(name) for name in simulators} == {
         "bullet": 8,
         "safety_gymnasium": 21,
         "metadrive": 9,
         "point_robot": 1,
+        "pusht": 2,
+        "adroit": 1,
+        "kitchen": 1,
+        "metaworld": 50,
     }
-    assert len({task.id for task in envs.tasks()}) == len({task.name for task in envs.tasks()}) == 39
+    assert len({task.id for task in envs.tasks()}) == len({task.name for task in envs.tasks()}) == 93
 
 
 @pytest.mark.parametrize(
@@ -28,18 +32,22 @@ def test_there_are_38_benchmark_tasks_and_the_point_robot() -> None:
         ("OfflineHalfCheetahVelocityGymnasium-v1", "HalfCheetahVelocity"),
         ("OfflineMetadrive-easysparse-v0", "Metadrive-easysparse"),
         ("PointRobot-v0", "PointRobot"),
+        ("PushT-v0", "PushT"),
+        ("AdroitHandDoor-v1", "AdroitDoor"),
+        ("pick-place-v3", "pick-place-v3"),
     ],
 )
 def test_a_task_is_found_by_id_and_by_short_name(task_id: str, name: str) -> None:
     assert envs.task(task_id) is envs.task(name)
+    assert envs.task(task_id.upper()) is envs.task(name.lower()) is envs.task(name)
     assert (envs.task(name).id, envs.task(name).name) == (task_id, name)
 
 
 def test_a_typo_is_answered_with_the_nearest_task() -> None:
     with pytest.raises(envs.UnknownTaskError, match=r"'PointCirlce1'.*PointCircle1"):
         envs.task("PointCirlce1")
-    with pytest.raises(envs.UnknownTaskError, match=r"ballcircle.*BallCircle"):
-        envs.task("ballcircle")
+    with pytest.raises(envs.UnknownTaskError, match=r"pusht-v3.*PushT"):
+        envs.task("pusht-v3")
     with pytest.raises(envs.UnknownTaskError, match=r"envs\.tasks\(\)"):
         envs.task("zzzzzzzz")
 
@@ -68,7 +76,7 @@ def _dsrl_infos() -> ModuleType:
 def test_the_constants_are_those_of_dsrl() -> None:
     infos = _dsrl_infos()
     for task in envs.tasks():
-        if task.simulator == "point_robot":
+        if task.simulator not in ("bullet", "safety_gymnasium", "metadrive"):
             continue
         key = task.name.removeprefix("Metadrive-")
         assert task.max_episode_steps == infos.DEFAULT_MAX_EPISODE_STEPS[key], task.name
@@ -82,8 +90,8 @@ def test_the_constants_are_those_of_dsrl() -> None:
 def test_importing_the_package_loads_no_simulator_and_patches_nothing() -> None:
     code = (
         "import sys, envs; envs.tasks(); envs.task('PointCircle1'); "
-        "loaded = {'mujoco', 'pybullet', 'safety_gymnasium', 'torch', 'gymnasium.wrappers.compatibility'} "
-        "& set(sys.modules); assert not loaded, loaded"
+        "loaded = {'mujoco', 'pybullet', 'safety_gymnasium', 'torch', 'gymnasium.wrappers.compatibility', 'pygame', "
+        "'gym_pusht', 'gymnasium_robotics', 'metaworld'} & set(sys.modules); assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(envs.__file__).parents[1])
 
@@ -107,3 +115,33 @@ def test_a_missing_simulator_says_what_to_install(
     adapt_safety_gymnasium.cache_clear()
     with pytest.raises(envs.MissingSimulatorError, match="pip install --no-deps safety-gymnasium"):
         envs.make(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("PushT", "gym_pusht.envs.pusht"),
+        ("AdroitDoor", "gymnasium_robotics.envs.adroit_hand.adroit_door"),
+        ("FrankaKitchen", "gymnasium_robotics.envs.franka_kitchen"),
+        ("reach-v3", "metaworld.env_dict"),
+    ],
+)
+def test_a_missing_robotics_package_says_what_to_install(
+    name: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(envs.MissingSimulatorError, match=r"pip install 'diffpolicy\[robotics\]'"):
+        envs.make(name)
+
+
+def test_layouts_stay_within_their_observations_and_actions() -> None:
+    for task in envs.tasks():
+        layout = task.layout
+        bodies = [column for body in layout.bodies for column in (*body.position, body.angle or 0)]
+        assert all(0 <= column < task.observation_size for column in (*layout.agent, *layout.angles, *bodies))
+        assert all(0 <= column < task.action_size for column in layout.discrete)
+        for symmetry in layout.symmetries:
+            assert (
+                len(symmetry.observation.matrix) == len(symmetry.observation.offset) == task.observation_size
+            )
+            assert len(symmetry.action.matrix) == len(symmetry.action.offset) == task.action_size
