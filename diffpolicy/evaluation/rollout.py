@@ -197,7 +197,7 @@ def _play_batch(
 ) -> list[Episode]:
     start, infos = vector.reset(seed=seeds)
     observations = np.array(start)
-    tally = _Tally(len(seeds))
+    tally = Tally(len(seeds))
     player = Player(policy, seeds, label)
     step = 0
     while tally.running.any():
@@ -216,7 +216,7 @@ def _play_batch(
     return tally.episodes(seeds)
 
 
-class _Tally:
+class Tally:
     """What has happened so far in each episode of a batch; finished ones stay as they ended."""
 
     def __init__(self, count: int) -> None:

@@ -1,7 +1,7 @@
 """A short film of one episode, with a bar that shows its progress and every violating step."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,19 @@ from diffpolicy.evaluation.rollout import (
     Episode,
     Player,
     RolloutError,
+    Tally,
     checked_action,
     require_unit_actions,
 )
 from diffpolicy.policies import Policy
 
 Frame = NDArray[np.uint8]  # (H, W, 3)
+# Called before the first step and after each one with the rewards and costs so far and whether the episode is over.
+Shoot = Callable[[list[float], list[float], bool], None]
 
 FRAMES_PER_SECOND = 25
 MAX_SECONDS = 10.0
+FILM_SIDE = 128  # [pixel] at most, of the frames of an animation in a log
 SAFE = (0, 114, 178)  # Okabe-Ito blue and vermilion: told apart by everyone
 VIOLATING = (213, 94, 0)
 
@@ -57,15 +61,57 @@ def record_video(
     nothing can be drawn.
     """
     row = envs.task(task)
-    shown = max(1, int(FRAMES_PER_SECOND * max_seconds) - 2)  # beside the first and the last frame
+    every = max(1, -(-row.max_episode_steps // max(1, int(FRAMES_PER_SECOND * max_seconds) - 2)))
     environment: Any = envs.make(row.id, render_mode="rgb_array")
+    frames: list[Frame] = []
+
+    def shoot(rewards: list[float], costs: list[float], over: bool) -> None:
+        if over or len(costs) % every == 0:
+            text = (
+                f"cost {sum(costs):g}" if row.score == "return" else f"best {max(rewards, default=0.0):.2f}"
+            )
+            frames.append(overlay(_even(environment.render()), costs, row.max_episode_steps, text))
+
     try:
-        label = name or type(policy).__name__
-        recording = _play(policy, environment, seed, row.max_episode_steps, shown, label)
+        episode = _play(policy, environment, seed, name or type(policy).__name__, shoot)
     finally:
         environment.close()
-    _write(Path(path), recording.frames)
-    return recording
+    _write(Path(path), frames)
+    return Recording(episode, tuple(frames))
+
+
+def film(policy: Policy, task: str, seed: int, max_frames: int) -> list[Frame]:
+    """Play one episode of `task` and return at most `max_frames` plain frames, evenly spaced, the last included.
+
+    Raises as `record_video` does.
+    """
+    row = envs.task(task)
+    every = max(1, -(-row.max_episode_steps // max(1, max_frames - 1)))
+    environment: Any = envs.make(row.id, render_mode="rgb_array")
+    frames: list[Frame] = []
+
+    def shoot(rewards: list[float], costs: list[float], over: bool) -> None:
+        if over or len(costs) % every == 0:
+            frames.append(np.asarray(environment.render(), dtype=np.uint8))
+
+    try:
+        _play(policy, environment, seed, type(policy).__name__, shoot)
+    finally:
+        environment.close()
+    return frames
+
+
+def animation(frames: Sequence[Frame], *, frames_per_second: float = 12.0) -> bytes:
+    """The frames as an animated GIF of at most 128 pixel a side, for logs; VideoError where there are none."""
+    if not frames:
+        raise VideoError("there are no frames for an animation")
+    pictures = [Image.fromarray(frame) for frame in frames]
+    for picture in pictures:
+        picture.thumbnail((FILM_SIDE, FILM_SIDE))
+    buffer = io.BytesIO()
+    pause = round(1000 / frames_per_second)
+    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=pause, loop=0)
+    return buffer.getvalue()
 
 
 def film_strip(frames: Sequence[Frame], count: int = 6) -> bytes:
@@ -80,8 +126,8 @@ def film_strip(frames: Sequence[Frame], count: int = 6) -> bytes:
     return buffer.getvalue()
 
 
-def overlay(frame: Frame, costs: Sequence[float], horizon: int) -> Frame:
-    """The frame (H, W, 3) with the cost so far and a bar: vermilion slices are steps that cost."""
+def overlay(frame: Frame, costs: Sequence[float], horizon: int, text: str) -> Frame:
+    """The frame (H, W, 3) with a `text` and a bar of the time so far: vermilion slices are steps that cost."""
     height, width = frame.shape[:2]
     bar = max(6, height // 32)
     picture = Image.fromarray(frame)
@@ -92,7 +138,6 @@ def overlay(frame: Frame, costs: Sequence[float], horizon: int) -> Frame:
     for step in np.flatnonzero(np.asarray(costs) > 0.0):
         right = max(edges[step + 1], edges[step] + 1)
         draw.rectangle((edges[step], height - bar, right, height), fill=VIOLATING)
-    text = f"cost {sum(costs):g}"
     font = ImageFont.load_default(size=max(11, height // 18))
     box = draw.textbbox((6, 4), text, font=font)
     draw.rectangle(
@@ -102,31 +147,27 @@ def overlay(frame: Frame, costs: Sequence[float], horizon: int) -> Frame:
     return np.asarray(picture)
 
 
-def _play(policy: Policy, environment: Any, seed: int, horizon: int, shown: int, label: str) -> Recording:
-    every = max(1, -(-horizon // shown))
+def _play(policy: Policy, environment: Any, seed: int, label: str, shoot: Shoot) -> Episode:
     require_unit_actions(environment.action_space)
-    observation, _ = environment.reset(seed=seed)
-    plan = Player(policy, [seed], label)
+    observation, info = environment.reset(seed=seed)
+    player, tally = Player(policy, [seed], label), Tally(1)
     rewards: list[float] = []
     costs: list[float] = []
-    frames = [overlay(_even(environment.render()), costs, horizon)]
-    over = terminated = False
-    while not over:
-        planned = plan.action(np.asarray(observation)[None])
-        action = checked_action(planned, np.ones(1, dtype=bool), [seed], label, len(costs))[0]
+    shoot(rewards, costs, False)
+    while tally.running[0]:
+        seen = {camera: np.asarray(picture)[None] for camera, picture in info.get("images", {}).items()}
+        planned = player.action(np.asarray(observation)[None], seen or None)
+        action = checked_action(planned, tally.running, [seed], label, len(costs))[0]
         observation, reward, terminated, truncated, info = environment.step(action)
         rewards.append(float(reward))
         costs.append(float(info["cost"]))
-        over = bool(terminated or truncated)
         if not np.isfinite([rewards[-1], costs[-1]]).all() or not np.isfinite(observation).all():
             raise RolloutError(
                 f"the simulator gave a non-finite value at step {len(costs) - 1} with seed {seed}"
             )
-        if over or len(costs) % every == 0:
-            frames.append(overlay(_even(environment.render()), costs, horizon))
-    violation = any(cost > 0.0 for cost in costs)
-    episode = Episode(seed, sum(rewards), sum(costs), len(costs), bool(terminated), violation)
-    return Recording(episode, tuple(frames))
+        tally.add(np.array([reward]), np.array([info["cost"]]), terminated, truncated, info, player)
+        shoot(rewards, costs, not tally.running[0])
+    return tally.episodes([seed])[0]
 
 
 def _even(frame: Any) -> Frame:

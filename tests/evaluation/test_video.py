@@ -10,7 +10,16 @@ from gymnasium.spaces import Box
 
 import envs
 from diffpolicy.evaluation import RolloutError
-from diffpolicy.evaluation.video import SAFE, VIOLATING, VideoError, film_strip, overlay, record_video
+from diffpolicy.evaluation.video import (
+    SAFE,
+    VIOLATING,
+    VideoError,
+    animation,
+    film,
+    film_strip,
+    overlay,
+    record_video,
+)
 
 GREY = np.full((64, 80, 3), 128, dtype=np.uint8)
 
@@ -47,7 +56,7 @@ def toy_env(monkeypatch: pytest.MonkeyPatch) -> ToyEnv:
 
 
 def test_the_bar_shows_time_and_every_violating_step() -> None:
-    frame = overlay(GREY, [0.0, 0.0, 1.0, 0.0], horizon=8)
+    frame = overlay(GREY, [0.0, 0.0, 1.0, 0.0], horizon=8, text="cost 1")
     bar = frame[-2]
     assert bar[5].tolist() == list(SAFE)
     assert bar[25].tolist() == list(VIOLATING)
@@ -95,3 +104,35 @@ def test_film_strip() -> None:
     assert [int(picture[5, x, 0]) for x in (5, 40, 75)] == [0, 120, 240]
     with pytest.raises(VideoError):
         film_strip([])
+
+
+def test_films_for_logs_are_short_and_small(toy_env: ToyEnv, fake_policy: Any) -> None:
+    frames = film(fake_policy(), "BallCircle", 0, max_frames=21)
+    assert [int(frame[0, 0, 0]) for frame in frames] == list(range(0, 201, 10))
+    assert toy_env.closed
+    moving = imageio.mimread(animation(frames * 2))
+    assert len(moving) == 42
+    assert moving[0].shape[:2] == (65, 81)
+    tall = imageio.imread(animation([np.zeros((600, 300, 3), np.uint8)]))
+    assert tall.shape[:2] == (128, 64)
+    with pytest.raises(VideoError):
+        animation([])
+
+
+def test_pictures_reach_the_policy(
+    toy_env: ToyEnv, fake_policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = np.full((4, 4, 3), 7, np.uint8)
+    monkeypatch.setattr(
+        toy_env,
+        "reset",
+        lambda *, seed: (ToyEnv.reset(toy_env, seed=seed)[0], {"images": {"camera": picture}}),
+    )
+
+    class Looking(fake_policy):  # type: ignore[misc]
+        def act(self, observation: Any, memory: Any) -> Any:
+            if len(self.asked) == 0:
+                assert observation.images["camera"].shape == (1, 1, 4, 4, 3)
+            return super().act(observation, memory)
+
+    assert film(Looking(horizon=300), "BallCircle", 0, max_frames=2)
