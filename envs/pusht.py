@@ -25,7 +25,7 @@ SHOWN = 256  # [pixel], of rendered pictures
 # its origin, the agent has a radius of 15).
 JUMP = 100.0  # [pixel]
 CLEARANCE = 150.0  # [pixel]
-WALLS = (7.0, 504.0)  # the free inside of the arena [pixel]
+WALLS = (10.0, 501.0)  # the free inside of the arena, clear of the walls [pixel]
 
 # Arena and outline are their own mirror image in the diagonal x + y = 512, and so is the T in its own axis. Only the
 # walls are not, by a pixel: they stand at 5 and 506.
@@ -145,6 +145,7 @@ class PushTEnv(ManipulationEnv):
         block.angle = float(angle)
         block.position = tuple(position)
         block.velocity, block.angular_velocity = (0.0, 0.0), 0.0
+        block.update_position(block, 0.0)  # forgets the push that would still have freed it from a wall
         self.raw.space.reindex_shapes_for_body(block)
         self.raw.space.reindex_shapes_for_body(self.raw.agent)
 
