@@ -136,7 +136,7 @@ def config_from(stored: Mapping[str, Any]) -> DiffusionConfig:
     parts = {field.name: field.default_factory for field in dataclasses.fields(DiffusionConfig)}
     try:
         values = {
-            name: parts[name](**value) if isinstance(value, Mapping) else value  # type: ignore[operator,misc]
+            name: parts[name](**value) if isinstance(value, Mapping) else value  # type: ignore[operator]
             for name, value in stored.items()
         }
         return DiffusionConfig(**values)

@@ -15,6 +15,7 @@ from diffpolicy.networks import (
 )
 from diffpolicy.policies.chunk_config import DiffusionConfig, EncoderConfig
 from diffpolicy.policies.chunk_levels import draw_levels
+from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.features import ObservationFeatures
 from diffpolicy.policies.policy import Observation
 from diffpolicy.policies.preconditioning import Preconditioner
@@ -119,7 +120,12 @@ class ChunkModel(nn.Module):
         """Return what the denoiser needs to know of an observation; a `generator` crops pictures at random."""
         tokens = [self.features(observation.state)]
         for camera, encoder in self.encoders.items():
-            pictures = (observation.images or {})[camera][:, -tokens[0].shape[1] :]
+            images = observation.images or {}
+            if camera not in images:
+                raise PolicyError(
+                    f"the policy looks at camera {camera!r}; the observation has {list(images) or 'none'}"
+                )
+            pictures = images[camera][:, -tokens[0].shape[1] :]
             seen = encoder(pictures.flatten(0, 1), generator)
             tokens.append(seen.view(len(pictures), -1, seen.shape[-1]))
         return Condition(torch.cat(tokens, dim=-1), self.origin(observation.state))
@@ -130,7 +136,7 @@ class ChunkModel(nn.Module):
         signal, _ = tables.corruption(level)
         coordinates = tables.to_coordinates(noisy - signal * condition.origin)
         gain, skip, out = tables.acting(level)
-        predicted = self.network(gain * coordinates, level, condition.tokens)
+        predicted: Tensor = self.network(gain * coordinates, level, condition.tokens)
         return tables.from_coordinates(skip * coordinates + out * predicted) + condition.origin
 
     def loss(self, chunks: Chunks, generator: torch.Generator) -> Tensor:
@@ -142,7 +148,7 @@ class ChunkModel(nn.Module):
         asked, tables = self.config.conditioning, self.preconditioner
         clean = self.from_actions(chunks.actions)
         shape, low = clean.shape, self.config.optimizer.bfloat16
-        level = draw_levels(*shape[:2], self.process.levels, self.per_step_levels, generator)
+        level = draw_levels(shape[0], shape[1], self.process.levels, self.per_step_levels, generator)
         noise = torch.empty_like(clean).normal_(generator=generator)
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=low):
             tokens, origin = self.encode(Observation(chunks.states, chunks.images), generator)
@@ -152,7 +158,7 @@ class ChunkModel(nn.Module):
         of_clean, of_noise = tables.targets(level)
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=low):
             inputs = gain * (signal * coordinates + spread * noise)
-            predicted = self.network(inputs, level, tokens, generator)
+            predicted: Tensor = self.network(inputs, level, tokens, generator)
         error = (predicted.float() - of_clean * coordinates - of_noise * noise) * tables.weight.sqrt()
         if not asked.mask_padding:
             return error.square().mean()

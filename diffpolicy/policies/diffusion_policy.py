@@ -31,7 +31,8 @@ def learning_rate(step: int, config: OptimizerConfig) -> float:
 
 def average_decay(step: int, config: OptimizerConfig) -> float:
     """Return the averages' decay at update `step` (from 0): `1 - (1 + step)^-power`, at most `ema_limit`."""
-    return min(config.ema_limit, 1.0 - (1.0 + step) ** -config.ema_power)
+    decay: float = 1.0 - (1.0 + step) ** -config.ema_power
+    return min(config.ema_limit, decay)
 
 
 class DiffusionLearner:

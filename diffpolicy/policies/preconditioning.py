@@ -1,9 +1,9 @@
 """Preconditioning: the clean chunk from what a network says, whatever it is asked to predict.
 
 In coordinates z of a chunk (relative to the agent, and in the cosine basis, where asked for) a noisy chunk is
-`u = a z + b eps` with the process's signal a and noise b. The estimate of z is `skip u + out F(in u)`, and the network F
-regresses on `target_clean z + target_noise eps`, the F for which the estimate is z. What a network predicts is nothing
-but the choice of (in, skip, out) for every noise level:
+`u = a z + b eps` with the process's signal a and noise b. The estimate of z is `skip u + out F(in u)`, and the network
+F regresses on `target_clean z + target_noise eps`, the F for which the estimate is z. What a network predicts is
+nothing but the choice of (in, skip, out) for every noise level:
 
     epsilon   F = eps                skip = 1/a,                   out = -b/a
     sample    F = z                  skip = 0,                     out = 1
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from diffpolicy.diffusion import GaussianProcess
 from diffpolicy.policies.errors import PolicyError
 
-
 LEAST_SPREAD = 1e-3  # what varies less is as good as constant, and dividing by it would magnify rounding
 
 
@@ -44,7 +43,8 @@ def scales(prediction: str, signal: Tensor, noise: Tensor, spread: Tensor) -> Sc
 
     Raises PolicyError for an unknown prediction, and for "epsilon" where there is no signal.
     """
-    a, b, d = torch.broadcast_tensors(signal, noise, spread)
+    whole = torch.zeros_like(signal + noise + spread)
+    a, b, d = signal + whole, noise + whole, spread + whole
     gain = (1.0 / (a.square() + b.square()).sqrt()).clamp(max=1.0)
     if prediction == "epsilon":
         if not bool((signal > 0.0).all()):
