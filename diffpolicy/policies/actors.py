@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from diffpolicy.diffusion import AncestralSampler, GaussianProcess, vp_betas
+from diffpolicy.diffusion import AncestralSampler, variance_preserving, vp_betas
 from diffpolicy.networks import MLPDenoiser, ResidualDenoiser
 from diffpolicy.policies.errors import PolicyError
 
@@ -53,11 +53,11 @@ class DiffusionActors(nn.Module):
             raise PolicyError(f"actor.network is 'residual' or 'mlp', got {config.network!r}")
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.action_size, self.config = action_size, config
-        self.process = GaussianProcess(vp_betas(config.diffusion_steps))
+        self.process = variance_preserving(vp_betas(config.diffusion_steps))
 
     def to_device(self, device: torch.device) -> "DiffusionActors":
         """Move networks and noise tables to `device`."""
-        self.process = GaussianProcess(vp_betas(self.config.diffusion_steps), device)
+        self.process = self.process.to(device)
         return self.to(device)
 
     def loss(
@@ -69,7 +69,9 @@ class DiffusionActors(nn.Module):
         (M, B, A), observations (M, B, O) and weights (M, B) (None: all one).
         """
         members, batch = actions.shape[:2]
-        step = torch.randint(self.process.steps, (members, batch), device=actions.device, generator=generator)
+        step = torch.randint(
+            self.process.levels, (members, batch), device=actions.device, generator=generator
+        )
         noise = torch.empty_like(actions).normal_(generator=generator)
         noisy = self.process.corrupt(actions, step, noise)
         prediction = self._predict(noisy, step, observations, generator)
@@ -95,7 +97,7 @@ class DiffusionActors(nn.Module):
         torch._foreach_lerp_(average, trained, self.config.ema)
 
     def draw(self, members: int, batch: int, generator: torch.Generator) -> Tensor:
-        """Return the noise (steps, M, B, A) that `sample` needs for a batch."""
+        """Return the noise (levels, M, B, A) that `sample` needs for a batch."""
         return AncestralSampler(self.process).draw((members, batch, self.action_size), generator)
 
     def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
