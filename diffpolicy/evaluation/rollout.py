@@ -58,6 +58,7 @@ class Episode:
 class Step(NamedTuple):
     """One lockstep of a batch, as given to `record`; rows not `running` belong to finished episodes."""
 
+    number: int  # from 0
     seeds: tuple[int, ...]
     observations: NDArray[np.float32]  # (n, O), before the action
     actions: NDArray[np.float32]  # (n, A)
@@ -210,7 +211,7 @@ def _play_batch(
         reward, cost = np.asarray(reward, dtype=np.float64), _costs(infos, len(seeds))
         _require_finite(running, seeds, step, observation=following, reward=reward, cost=cost)
         if record is not None:
-            record(Step(tuple(seeds), observations, action, reward, cost, running))
+            record(Step(step, tuple(seeds), observations, action, reward, cost, running))
         tally.add(reward, cost, terminated, truncated, infos, player)
         observations, step = np.array(following), step + 1  # a copy: the environment may reuse its buffer
     return tally.episodes(seeds)
