@@ -35,7 +35,7 @@ DOOR_TASK = Task(
     binary_cost=True,
     score="success",
     control_rate=100.0,
-    layout=Layout(bodies=(Body(position=(32, 33, 34)),)),
+    layout=Layout(agent=(29, 30, 31), bodies=(Body(position=(32, 33, 34)),)),  # palm and handle
 )
 KITCHEN_TASK = Task(
     id="FrankaKitchen-v1",

@@ -54,8 +54,9 @@ class MetaWorldEnv(ManipulationEnv):
             )
         raw, space = self.raw, self.raw._random_reset_space
         fresh = np.random.default_rng(seed).uniform(space.low[-3:], space.high[-3:])
-        # A difference, because some tasks put the drawn goal onto the table.
-        raw._target_pos = raw._target_pos + fresh - raw._last_rand_vec[-3:]
+        if self._name.startswith("push"):
+            fresh[2] = raw._target_pos[2]  # these lay the goal onto the table, however high it is drawn
+        raw._target_pos = fresh
         raw._last_rand_vec = np.concatenate([raw._last_rand_vec[:-3], fresh])
         raw.model.site("goal").pos = raw._target_pos  # the mark in the picture
         observation = np.concatenate([raw._get_curr_obs_combined_no_goal(), raw._prev_obs, raw._target_pos])

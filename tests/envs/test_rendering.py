@@ -19,9 +19,22 @@ def picture(env: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["PointCircle1", "HalfCheetahVelocity", "BallCircle", "CarRun", "PointRobot"]
+    "name",
+    [
+        "PointCircle1",
+        "HalfCheetahVelocity",
+        "BallCircle",
+        "CarRun",
+        "PointRobot",
+        "PushT",
+        "AdroitDoor",
+        "FrankaKitchen",
+        "pick-place-v3",
+    ],
 )
-def test_a_picture_shows_the_scene_and_follows_it(name: str, safety_gymnasium: None, bullet: None) -> None:
+def test_a_picture_shows_the_scene_and_follows_it(
+    name: str, safety_gymnasium: None, bullet: None, pusht: None, robotics: None, metaworld: None
+) -> None:
     env = envs.make(name, render_mode="rgb_array")
     env.action_space.seed(0)
     env.reset(seed=0)

@@ -183,3 +183,52 @@ def _gone(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return state == "Z"
+
+
+def test_pictures_come_with_the_observations_they_belong_to(pusht: None) -> None:
+    single = envs.make("PushTImage")
+    with vector("PushTImage", 3, workers=2) as made:
+        observations, infos = made.reset(seed=[5, 6, 7])
+        observation, info = single.reset(seed=7)
+        np.testing.assert_array_equal(observations[2], observation)
+        assert infos["images"]["camera"].shape == (3, 96, 96, 3)
+        np.testing.assert_array_equal(infos["images"]["camera"][2], info["images"]["camera"])
+        action = np.array([0.3, -0.4], np.float32)
+        *_, infos = made.step(np.tile(action, (3, 1)))
+        *_, info = single.step(action)
+        np.testing.assert_array_equal(infos["images"]["camera"][2], info["images"]["camera"])
+        solved = {"state": (50.0, 50.0, 256.0, 256.0, np.pi / 4)}
+        made.reset(options=solved)
+        observations, _, terminated, _, infos = made.step(np.full((3, 2), -0.8, np.float32))
+        assert terminated.all()
+        assert infos["success"].all(), "kept when the next episode begins in the same step"
+        assert not (observations == infos["final_observation"]).all(axis=1).any()
+        assert not np.array_equal(infos["images"]["camera"][0], infos["images"]["camera"][1])
+
+
+def test_tasks_without_success_or_pictures_report_none() -> None:
+    with vector("PointRobot", 2, workers=0) as made:
+        assert made.reset(seed=0)[1] == {}
+        *_, infos = made.step(np.zeros((2, 2), np.float32))
+        assert infos["success"].tolist() == [False, False]
+        assert set(infos) == {"cost", "success", "final_observation"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_call_reaches_the_chosen_environments(workers: int, pusht: None) -> None:
+    single: Any = envs.make("PushT")
+    with vector("PushT", 4, workers=workers) as made:
+        before, _ = made.reset(seed=0)
+        answers = made.call("teleport", [3, 0], 11)
+        assert len(answers) == 2
+        single.reset(seed=3)
+        np.testing.assert_array_equal(answers[0], single.unwrapped.teleport(11))
+        still = (before[:, :2] / 256 - 1).astype(np.float32)
+        after, *_ = made.step(still)
+        moved = np.linalg.norm(after[:, 2:4] - before[:, 2:4], axis=1) > 50
+        assert moved.tolist() == [True, False, False, True]
+        assert made.call("teleport", [], 0) == []
+        with pytest.raises(IndexError, match=r"rows=\[4\]"):
+            made.call("teleport", [4], 0)
+        with pytest.raises((envs.WorkerError, AttributeError), match="fly"):
+            made.call("fly", [0])
