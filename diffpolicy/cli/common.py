@@ -17,7 +17,7 @@ from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import FisorConfig, FisorLearner
 from envs import point_robot
 
-SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5"}
+SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5", "PushT-v0": "pusht.npz"}
 
 
 def compute_device(cfg: DictConfig) -> torch.device:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 import envs
 from diffpolicy import data, evaluation, training
+from diffpolicy.cli import demonstrations
 from diffpolicy.cli.common import SHIPPED, compute_device, dataset_path
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.reporting import write_report
@@ -22,7 +23,15 @@ def main(cfg: DictConfig) -> None:
         raise ConfigError(
             "evaluate needs checkpoint=FOLDER, for example checkpoint=runs/train/BallCircle/..."
         )
-    evaluate(cfg, Path(cfg.checkpoint), Path(cfg.run))
+    source = Path(cfg.checkpoint)
+    checkpoints = [
+        training.read_checkpoint(training.best_checkpoint(run))
+        for run in demonstrations.trained_seeds(source)
+    ]
+    if checkpoints[0].manifest["method"] == demonstrations.METHOD:
+        demonstrations.evaluate(cfg, checkpoints, Path(cfg.run))
+    else:
+        evaluate(cfg, source, Path(cfg.run))
 
 
 def _present(arm: str, arms: list[str]) -> str:

@@ -1,12 +1,14 @@
-"""`diffpolicy train`: critics and diffusion actors from an offline dataset; resumes a stopped run."""
+"""`diffpolicy train`: policies from an offline dataset; resumes a stopped run."""
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
 import envs
 from diffpolicy import training
+from diffpolicy.cli import demonstrations
 from diffpolicy.cli.common import compute_device, dataset_path, make_learner
 
 INFEASIBLE_WARNING = 0.6
@@ -24,6 +26,12 @@ def train(cfg: DictConfig) -> Path:
     """Train or resume in the folder `cfg.run` and return the last checkpoint."""
     task = envs.task(cfg.task)
     device = compute_device(cfg)
+    if cfg.policy.name == "fisor":
+        return _train_fisor(cfg, task, device)
+    return demonstrations.train(cfg, task, device)
+
+
+def _train_fisor(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
     learner, config = make_learner(task, dataset_path(task, cfg.data), cfg.policy, list(cfg.seeds), device)
     path = training.run(
         learner,

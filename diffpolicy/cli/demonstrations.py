@@ -1,0 +1,173 @@
+"""What `train` and `evaluate` need for policies cloned from demonstrations: data, learner, judge, arms."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+import diffpolicy
+import envs
+from diffpolicy import data, evaluation, training
+from diffpolicy.cli.common import compute_device, dataset_path
+from diffpolicy.cli.config import build
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.evaluation import provenance
+from diffpolicy.evaluation.video import animation, film, record_video
+from diffpolicy.policies import ChunkPolicy, DiffusionConfig, DiffusionLearner, load_chunk_model, parse_arm
+
+METHOD = "diffusion"  # what a checkpoint's manifest says
+ARMS = ("ddim_3@8", "soft_20_10_3@1", "rti_5_3_1_0@1", "ddpm_100@8")  # evaluated unless others are named
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """How checkpoints are judged by roll-outs while training goes on."""
+
+    every: int  # updates
+    arms: list[str]  # a checkpoint's score is that of its worst arm
+    episodes: int
+    seed: int  # of the first episode; reporting uses others
+    film_frames: int = 60  # 0: no film
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.episodes < 1 or not self.arms:
+            raise ConfigError(
+                "judge needs every >= 1, episodes >= 1 and at least one arm; judge=null leaves it out"
+            )
+
+
+class RolloutJudge:
+    """Scores a checkpoint by the worst of several ways to act with it; a `training.Judge`."""
+
+    def __init__(self, task: envs.Task, config: JudgeConfig, device: torch.device) -> None:
+        self.every = config.every
+        self._task, self._config, self._device = task, config, device
+
+    def __call__(self, checkpoint: Path) -> training.Verdict:
+        """Play the episodes with every arm."""
+        config = self._config
+        arms = players([training.read_checkpoint(checkpoint)], config.arms, self._device)
+        table = evaluation.score(arms, self._task.id, episodes=config.episodes, seed=config.seed)
+        scores = {name: table.row(name).score.mean for name in config.arms}
+        moving = None
+        if config.film_frames:
+            frames = film(arms[config.arms[0]][0], self._task.id, config.seed, config.film_frames)
+            moving = animation(frames)
+        return training.Verdict(
+            min(scores.values()), {f"score/{name}": value for name, value in scores.items()}, moving
+        )
+
+
+def load_demonstrations(task: envs.Task, path: Path, cameras: Sequence[str]) -> data.OfflineDataset:
+    """Return the demonstrations at `path` with actions in [-1, 1]; DataError when they are not of `task`."""
+    dataset = data.load(path, images=cameras) if cameras else data.load(path)
+    found = (dataset.observation_size, dataset.action_size)
+    wanted = (task.observation_size, task.action_size)
+    if found != wanted:
+        raise data.DataError(
+            f"{path} has observations and actions of sizes {found}, {task.name} has {wanted}: is it another task's?"
+        )
+    return dataset.scaled_actions(task.action_low, task.action_high)
+
+
+def make_learner(
+    task: envs.Task, path: Path, policy: DictConfig, seed: int, device: torch.device
+) -> tuple[DiffusionLearner, dict[str, Any]]:
+    """Return a learner for the configuration and the plain configuration that its checkpoints carry."""
+    options = OmegaConf.to_container(policy, resolve=True)
+    assert isinstance(options, dict)
+    name = str(options.pop("name"))
+    config = build(DiffusionConfig, {str(key): value for key, value in options.items()}, "policy")
+    hashed = data.sha256(path)
+    description = {
+        "task": task.id,
+        "policy": name,
+        "data": {"file": path.name, "sha256": hashed},
+        "version": diffpolicy.__version__,
+    }
+    dataset = load_demonstrations(task, path, config.cameras)
+    learner = DiffusionLearner(dataset, config, seed, task.layout, device, description)
+    stored = {"task": task.id, "seeds": [seed], "policy": asdict(config), "data_sha256": hashed}
+    return learner, stored
+
+
+def train(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
+    """Train or resume one run for each of `cfg.seeds`; return the last checkpoint of the last.
+
+    A single seed trains in `cfg.run`, several in its folders seed-0, seed-1 ... one after the other.
+    """
+    path, folder = dataset_path(task, cfg.data), Path(cfg.run)
+    if not cfg.seeds:
+        raise ConfigError("seeds must name at least one training seed, for example seeds=[0]")
+    for seed in cfg.seeds:
+        learner, config = make_learner(task, path, cfg.policy, seed, device)
+        last = training.run(
+            learner,
+            folder if len(cfg.seeds) == 1 else folder / f"seed-{seed}",
+            config,
+            checkpoint_every=cfg.checkpoint_every,
+            log_every=cfg.log_every,
+            progress=cfg.progress,
+            judge=make_judge(task, cfg.judge, device),
+        )
+    return last
+
+
+def trained_seeds(folder: Path) -> list[Path]:
+    """Return the runs in a folder that `train` made: itself, or its folders seed-0, seed-1 ..."""
+    several = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))
+    return several or [folder]
+
+
+def make_judge(task: envs.Task, node: DictConfig | None, device: torch.device) -> RolloutJudge | None:
+    """Return the judge that the configuration asks for, if any."""
+    return None if node is None else RolloutJudge(task, build(JudgeConfig, node, "judge"), device)
+
+
+def players(
+    checkpoints: Sequence[training.Checkpoint], arms: Sequence[str], device: torch.device
+) -> dict[str, list[ChunkPolicy]]:
+    """Return for every arm one policy for each of the checkpoints (training seeds)."""
+    models = [load_chunk_model(checkpoint, device) for checkpoint in checkpoints]
+    return {name: [ChunkPolicy(model, parse_arm(name)) for model in models] for name in arms}
+
+
+def evaluate(
+    cfg: DictConfig, checkpoints: Sequence[training.Checkpoint], folder: Path
+) -> evaluation.ScoreTable:
+    """Score the arms `cfg.arms` of the checkpoints on their task; write scores.json and video.mp4 to `folder`."""
+    console = Console(soft_wrap=True, highlight=False)
+    manifest = checkpoints[0].manifest
+    task = envs.task(manifest["task"])
+    names = list(cfg.arms or ARMS)
+    arms = players(checkpoints, names, compute_device(cfg))
+
+    def progress(arm: str, done: int, total: int) -> None:
+        console.print(f"  evaluated {done}/{total}: {arm}", style="dim")
+
+    table = evaluation.score(arms, task.id, episodes=cfg.episodes, seed=cfg.seed, progress=progress)
+    console.print(str(table))
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {
+        "task": task.id,
+        "command": provenance.portable_command([*sys.argv[0].split(), *sys.argv[1:]]),
+        "code": provenance.code(),
+        "machine": provenance.machine(),
+        "weights": [checkpoint.manifest["sha256"]["model.safetensors"] for checkpoint in checkpoints],
+        "data": manifest["data"]["sha256"],
+        "rows": table.to_json(),
+    }
+    (folder / "scores.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    console.print(f"scores: {folder / 'scores.json'}")
+    try:
+        record_video(arms[names[0]][0], task.id, cfg.seed, folder / "video.mp4", name=names[0])
+        console.print(f"video:  {folder / 'video.mp4'}")
+    except envs.RenderingError as error:
+        console.print(f"no video: {error}")
+    return table
