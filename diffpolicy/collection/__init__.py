@@ -5,6 +5,7 @@ from diffpolicy.collection.config import (
     CollectConfig,
     CollectionError,
     CollectionInterrupted,
+    ExpertConfig,
     PPOConfig,
     SACConfig,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "CollectionError",
     "CollectionInterrupted",
     "EpisodeRecorder",
+    "ExpertConfig",
     "PPOConfig",
     "RecordedEpisode",
     "SACConfig",

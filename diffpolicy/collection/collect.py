@@ -11,6 +11,7 @@ import torch
 import envs
 from diffpolicy import data
 from diffpolicy.collection.config import CollectConfig, CollectionError, CollectionInterrupted
+from diffpolicy.collection.experts import has_expert, record_demonstrations
 from diffpolicy.collection.filtering import cover_plane
 from diffpolicy.collection.progress import Progress
 from diffpolicy.collection.provenance import describe_run, earlier_runs, file_attributes
@@ -34,7 +35,7 @@ def collect(task: str, config: CollectConfig, path: str | Path, progress: bool =
     recorder = EpisodeRecorder(slots, entry.max_episode_steps, entry.observation_size, entry.action_size)
     interrupted = False
     try:
-        with _own_torch(config.threads), Progress(config.steps, entry.name, show=progress) as shown:
+        with _own_torch(config.threads), _progress(entry, config, progress) as shown:
             _record(entry, config, recorder, shown)
     except KeyboardInterrupt:
         interrupted = True
@@ -84,6 +85,16 @@ def choose(dataset: OfflineDataset, task: Task, config: CollectConfig) -> Offlin
     return dataset.select(torch.from_numpy(chosen))
 
 
+def _demonstrates(task: Task, config: CollectConfig) -> bool:
+    return config.source == "scripted" and has_expert(task)
+
+
+def _progress(task: Task, config: CollectConfig, show: bool) -> Progress:
+    if _demonstrates(task, config):
+        return Progress(config.expert.episodes, task.name, unit="demonstrations", show=show)
+    return Progress(config.steps, task.name, show=show)
+
+
 def _record(task: Task, config: CollectConfig, recorder: EpisodeRecorder, progress: Progress) -> None:
     # Imported here because stable-baselines3 is an optional dependency and slow to import.
     if config.online:
@@ -103,6 +114,9 @@ def _record(task: Task, config: CollectConfig, recorder: EpisodeRecorder, progre
 
     env = envs.make(task.id)
     try:
+        if _demonstrates(task, config):
+            record_demonstrations(env, task, config, recorder, progress)
+            return
         behaviours = (
             scripted_behaviours(task) if config.source == "scripted" else load_actors(env, task, config)
         )

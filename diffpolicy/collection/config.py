@@ -50,10 +50,32 @@ class SACConfig:
 
 
 @dataclass(frozen=True)
+class ExpertConfig:
+    """Demonstrations by a scripted expert (Meta-World).
+
+    episodes: demonstrations to record; fewer if `steps` environment steps are over before.
+    action_noise: standard deviation of independent noise on the expert's actions, in action units.
+    after_success: a demonstration ends this many steps after its first success.
+    only_successes: whether failed attempts are dropped.
+    """
+
+    episodes: int = 100
+    action_noise: float = 0.0
+    after_success: int = 20
+    only_successes: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("action_noise", 0), ("after_success", 0)):
+            if not getattr(self, name) >= least:
+                raise CollectionError(f"expert.{name}={getattr(self, name)} must be at least {least}")
+
+
+@dataclass(frozen=True)
 class CollectConfig:
     """One collection run: where behaviour comes from, how long, and which episodes are kept.
 
-    source: "ppo" or "sac" (learned online), "policies" (actors from files) or "scripted" (point robot only).
+    source: "ppo" or "sac" (learned online), "policies" (actors from files) or "scripted" (controllers of the point
+        robot, experts of Meta-World).
     constraint: "penalty": every entry of `ladder` is a fixed weight on the cost; "limit": every entry is a
         cost limit per episode whose weight is found by dual ascent.
     steps: environment steps over all environments together.
@@ -79,6 +101,7 @@ class CollectConfig:
     extend: bool = False
     ppo: PPOConfig = field(default_factory=PPOConfig)
     sac: SACConfig = field(default_factory=SACConfig)
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
     policies: tuple[str, ...] = ()
     sorted_observations: bool = False
     threads: int = 1

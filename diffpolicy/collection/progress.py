@@ -16,8 +16,9 @@ BAR_SECONDS = 0.2
 class Progress:
     """A bar on a terminal, a line every ten seconds elsewhere, nothing when `show` is False."""
 
-    def __init__(self, total: int, label: str, *, show: bool = True) -> None:
+    def __init__(self, total: int, label: str, *, unit: str = "steps", show: bool = True) -> None:
         self._total = total
+        self._unit = unit
         self._label = label
         self._started = self._shown = time.monotonic()
         self._bar: RichProgress | None = None
@@ -47,7 +48,7 @@ class Progress:
             self._bar.stop()
 
     def update(self, done: int, note: Callable[[], str]) -> None:
-        """Shows that `done` steps are over; `note` is asked only when something is printed."""
+        """Shows that `done` of the total are over; `note` is asked only when something is printed."""
         now = time.monotonic()
         if not self._show or now - self._shown < (LINE_SECONDS if self._bar is None else BAR_SECONDS):
             return
@@ -59,7 +60,7 @@ class Progress:
         left = elapsed / max(done, 1) * max(self._total - done, 0)
         speed = done / elapsed
         print(
-            f"{self._label}: {done}/{self._total} steps, {speed:.0f}/s, {elapsed:.0f} s, {left:.0f} s left  "
+            f"{self._label}: {done}/{self._total} {self._unit}, {speed:.3g}/s, {elapsed:.0f} s, {left:.0f} s left  "
             f"[{note()}]",
             file=sys.stderr,
             flush=True,

@@ -20,15 +20,25 @@ AGENTS = {
     "policies": "actors from files",
     "scripted": "scripted controllers",
 }
-PACKAGES = ("diffpolicy", "gymnasium", "mujoco", "numpy", "pybullet", "safety-gymnasium", "bullet-safety-gym")
+PACKAGES = (
+    "diffpolicy",
+    "gymnasium",
+    "mujoco",
+    "numpy",
+    "pybullet",
+    "safety-gymnasium",
+    "bullet-safety-gym",
+    "metaworld",
+)
 AGENT_PACKAGES = ("stable-baselines3", "torch")
 
 
 def describe_run(config: CollectConfig, *, steps: int, episodes: int, interrupted: bool) -> dict[str, Any]:
     """One entry of the `runs` attribute: settings, amounts and the versions that made it."""
     settings = dataclasses.asdict(config)
-    for agent in {"ppo", "sac"} - {config.source}:
-        del settings[agent]
+    for agent, source in {"ppo": "ppo", "sac": "sac", "expert": "scripted"}.items():
+        if source != config.source:
+            del settings[agent]
     settings["policies"] = [Path(name).name for name in config.policies]
     return {
         "agent": AGENTS[config.source],

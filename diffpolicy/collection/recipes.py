@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from envs.metaworld.tasks import NAMES
+
 _LADDER = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0]
 _ALL = {"per_cell": 1_000_000, "max_episodes": 1_000_000}  # keep every episode for the run that follows
 _PATIENT = {"epochs": 6, "discount": 0.99, "gae": 0.95}
@@ -78,5 +80,6 @@ RECIPES: Mapping[str, Sequence[Mapping[str, Any]]] = {
             "ppo": {**_CORRELATED, "rollout_steps": 64, "discount": 0.99, "gae": 0.95},
         }
     ],
+    **{name: [{"source": "scripted", **_ALL}] for name in NAMES},  # demonstrations by Meta-World's experts
 }
 """By short task name, the runs one after the other, as keys of `CollectConfig`; other tasks take its defaults."""

@@ -23,7 +23,9 @@ NEAR_SHARE, INSIDE_SHARE = 0.2, 0.1
 def scripted_behaviours(task: Task) -> list[Behaviour]:
     """The family of controllers for the point robot; CollectionError for any other task."""
     if task.simulator != "point_robot":
-        raise CollectionError(f"{task.name} has no scripted controllers: only PointRobot has; use source=ppo")
+        raise CollectionError(
+            f"{task.name} has no scripted controllers: PointRobot and Meta-World's tasks have; use source=ppo"
+        )
     return [Driver(care=0.0), Driver(care=0.5), Driver(care=1.0), Wanderer()]
 
 
