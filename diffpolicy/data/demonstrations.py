@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +14,7 @@ from torch import Tensor
 
 from .columns import Column, Reading, read_floats, read_slice, row_slices
 from .findings import Findings
-from .image_cache import blocks_of, cached, fingerprint
-from .images import ImageColumn
-from .schema import DataError, OfflineDataset
+from .schema import OfflineDataset
 
 OBSERVATION_KEYS = ("state", "obs", "observations")
 ACTION_KEYS = ("action", "actions")
@@ -28,10 +25,21 @@ _PART = re.compile(r"(?P<key>.+?)\[(?P<low>\d*):(?P<high>\d*)\]")
 
 
 class Selection(NamedTuple):
-    """Which keys of a file to read: None takes the format's own observations; pictures are read when named."""
+    """What of a file to read: None takes the format's own observations, and every episode.
+
+    Pictures are read when their keys are named; `subset` names a list of episodes that the file keeps.
+    """
 
     observations: tuple[str, ...] | None = None
     images: tuple[str, ...] = ()
+    subset: str | None = None
+
+
+def refuse_choice(selection: Selection, offered: Sequence[str], found: Findings) -> None:
+    """Notes what a selection asks for beyond what a format offers: an option is never quietly ignored."""
+    for name, value in selection._asdict().items():
+        if value and name not in offered:
+            found.add("error", "file", f"{name} cannot be chosen in a file of this format")
 
 
 @dataclass(frozen=True)
@@ -60,22 +68,23 @@ def named_demonstrations(
         "costs": COST_KEYS,
     }
     keys = {name: next((key for key in among if key in columns), None) for name, among in usual.items()}
-    observations = selection.observations or ((keys["observations"],) if keys["observations"] else ())
-    for name, chosen in (("observations", observations), ("actions", keys["actions"])):
-        if not chosen:
+    needed = ["actions"] if selection.observations is not None else ["observations", "actions"]
+    for name in needed:
+        if keys[name] is None:
             listed, known = " or ".join(usual[name]), ", ".join(sorted(columns)) or "nothing"
             found.add("error", name, f"there is no {listed}; the file has {known}")
     if found.has_errors:
         return None
+    observations = (str(keys["observations"]),) if selection.observations is None else selection.observations
     return Demonstrations(
-        columns, observations, keys["actions"] or "", episode_ends, keys["rewards"], keys["costs"]
+        columns, observations, str(keys["actions"]), episode_ends, keys["rewards"], keys["costs"]
     )
 
 
 def read_demonstrations(source: Demonstrations, found: Findings) -> Reading:
     """Builds a dataset of demonstrations; what is missing is taken as nothing earned and nothing cost.
 
-    An observation is the listed columns side by side, each flattened; "state[0:2]" takes some numbers of one.
+    An observation is the listed columns side by side, flattened as actions are; "state[0:2]" takes a part of one.
     Every episode ends in a time-out, and its final observation is not known. Rewards and costs are 0 where the
     file has none. Never raises for bad content: what is wrong is noted in `found`.
     """
@@ -107,7 +116,7 @@ def read_demonstrations(source: Demonstrations, found: Findings) -> Reading:
     dataset = OfflineDataset(
         observations=_observations(parts, rows, timeouts, n + e, found),
         rows=rows,
-        actions=read_floats(columns[source.actions], source.actions, found),
+        actions=read_floats(columns[source.actions], source.actions, found).reshape(n, -1),
         rewards=numbers["rewards"],
         costs=numbers["costs"],
         terminals=torch.zeros(n, dtype=torch.bool),
@@ -116,41 +125,6 @@ def read_demonstrations(source: Demonstrations, found: Findings) -> Reading:
         final_observations_known=False,
     )
     return Reading(None if found.has_errors else dataset, found.problems())
-
-
-def with_pictures(
-    reading: Reading,
-    columns: Mapping[str, Column],
-    keys: Sequence[str],
-    files: Iterable[Path],
-    found: Findings,
-) -> Reading:
-    """The reading with the pictures of some keys, decoded once into the cache that belongs to `files`."""
-    if reading.dataset is None or not keys:
-        return reading
-    n, files = reading.dataset.num_transitions, list(files)
-    images: dict[str, ImageColumn] = {}
-    for key in keys:
-        column = columns.get(key)
-        shape = () if column is None else tuple(column.shape)
-        if column is None:
-            found.add("error", key, f"there is no such key; the file has {', '.join(sorted(columns))}")
-        elif len(shape) != 4 or shape[0] != n or shape[3] != 3 or 0 in shape:
-            found.add("error", key, f"has shape {shape}, not ({n}, height, width, 3)")
-        elif camera_name(key) in images:
-            found.add("error", key, f"is another picture of camera {camera_name(key)!r}")
-        else:
-            try:
-                images[camera_name(key)] = cached(fingerprint(files, key), shape, blocks_of(column))
-            except DataError as error:
-                found.add("error", key, str(error))
-    return Reading(None if found.has_errors else replace(reading.dataset, images=images), found.problems())
-
-
-def camera_name(key: str) -> str:
-    """The name of the camera behind a key: "agentview_image", "observation.images.top"; "camera" where it has none."""
-    name = key.removeprefix("observation.").removeprefix("images.").removesuffix("_image")
-    return "camera" if name in ("img", "image", "images", "") else name
 
 
 def _check_ends(ends: NDArray[Any], found: Findings) -> NDArray[np.int64]:
@@ -189,10 +163,10 @@ def _rows(column: Column, name: str, single: bool, found: Findings) -> int:
     shape = tuple(column.shape)
     if column.dtype.kind not in "biuf":
         found.add("error", name, f"holds {column.dtype}, not numbers")
-    if single and not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
-        found.add("error", name, f"has shape {shape}, not (steps,)")
-    elif not single and (len(shape) < 2 or 0 in shape[1:]):
+    if not shape or 0 in shape[1:]:
         found.add("error", name, f"has shape {shape}, not (steps, size)")
+    elif single and shape[1:] not in ((), (1,)):
+        found.add("error", name, f"has shape {shape}, not (steps,)")
     return shape[0] if shape else 0
 
 

@@ -6,16 +6,13 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import Column, row_slices
 from .schema import DataError
-
-BLOCK_BYTES = 1 << 26
 
 _log = logging.getLogger(__name__)
 
@@ -82,20 +79,3 @@ def _write(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8
         os.fsync(file.fileno())
     if rows != shape[0]:
         raise DataError(f"{rows} pictures were decoded, {shape[0]} were expected")
-
-
-def blocks_of(column: Column) -> Iterator[NDArray[np.uint8]]:
-    """The pictures of a column (N, H, W, 3) in blocks; DataError unless its numbers are whole, from 0 to 255."""
-    row_bytes = int(np.prod(column.shape[1:], dtype=np.int64)) * column.dtype.itemsize
-    for low, high in row_slices(column, max(1, BLOCK_BYTES // row_bytes)):
-        values = np.asarray(column[low:high])
-        pixels = values if values.dtype == np.uint8 else _pixels(values)
-        if pixels is None:
-            raise DataError(f"pictures {low} to {high - 1} are not made of whole numbers from 0 to 255")
-        yield pixels
-
-
-def _pixels(values: NDArray[np.generic]) -> NDArray[np.uint8] | None:
-    with np.errstate(invalid="ignore"):  # NaN and what is out of range come back different
-        pixels = values.astype(np.uint8)
-    return pixels if np.array_equal(pixels, values) else None

@@ -30,9 +30,14 @@ def save(
 
     `attributes` become the file's: text and numbers that HDF5 can hold as they are, the rest as JSON. A dataset
     whose final observations are not known is written without `next_observations`, so that none is made up.
-    Raises DataError for an empty dataset, and when the file cannot be written; an older one then stays.
+    Raises DataError for an empty dataset, one with pictures (these files have no place for them), and when the
+    file cannot be written; an older one then stays.
     """
     path = Path(path)
+    if dataset.images:
+        raise DataError(
+            f"{path}: a DSRL file holds no pictures (cameras {', '.join(sorted(dataset.images))})"
+        )
     if dataset.num_episodes == 0:
         raise DataError(f"{path}: a dataset of 0 episodes is not saved")
     texts = {name: _attribute(path, name, value) for name, value in attributes.items()}

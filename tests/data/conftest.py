@@ -11,6 +11,14 @@ import pytest
 Arrays = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of decoded pictures of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DIFFPOLICY_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def arrays() -> Arrays:
     """DSRL columns of three episodes of 4, 3 and 5 steps: a terminal, then two time-outs."""
@@ -44,3 +52,19 @@ def write_hdf5(tmp_path: Path) -> Callable[[Arrays], Path]:
         return path
 
     return write
+
+
+LENGTHS = (4, 3, 5)
+ENDS = np.cumsum(LENGTHS)
+
+
+@pytest.fixture
+def demonstrations() -> Arrays:
+    """Three demonstrations of 4, 3 and 5 steps with pictures of 6 x 8 pixels, as arrays over all steps."""
+    rng = np.random.default_rng(0)
+    return {
+        "state": rng.standard_normal((12, 3)).astype(np.float32),
+        "keypoint": rng.standard_normal((12, 2, 2)).astype(np.float32),
+        "action": rng.uniform(0, 512, (12, 2)).astype(np.float32),
+        "img": rng.integers(0, 256, (12, 6, 8, 3)).astype(np.uint8),
+    }

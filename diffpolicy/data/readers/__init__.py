@@ -11,6 +11,7 @@ from ..demonstrations import Selection
 from ..findings import Findings
 from ..schema import OfflineDataset
 from .hdf5 import read_hdf5
+from .lerobot import is_lerobot, read_lerobot
 from .minari import read_minari
 from .npz import read_npz
 from .replay import is_replay, read_replay
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def read(path: str | Path, selection: Selection = Selection()) -> Reading:  # noqa: B008 (immutable)
-    """Reads a file or folder of any supported format; never raises for bad content."""
+    """Reads a file or folder of any supported format, by what it is and is called; never raises for bad content."""
     path = Path(path)
     if not path.exists():
         found = Findings()
@@ -28,22 +29,27 @@ def read(path: str | Path, selection: Selection = Selection()) -> Reading:  # no
     if is_replay(path):
         return read_replay(path, selection)
     if path.is_dir():
-        return read_minari(path)
+        return read_lerobot(path, selection) if is_lerobot(path) else read_minari(path, selection)
     if path.suffix == ".npz":
         return read_npz(path, selection)
-    return read_hdf5(path)
+    return read_hdf5(path, selection)
 
 
 def load(
-    path: str | Path, observations: Sequence[str] | None = None, images: Sequence[str] = ()
+    path: str | Path,
+    observations: Sequence[str] | None = None,
+    images: Sequence[str] = (),
+    subset: str | None = None,
 ) -> OfflineDataset:
     """Loads a dataset; warnings are logged, errors raise one DataError that names all with row numbers.
 
     Formats: DSRL, D4RL and robomimic HDF5, Minari and LeRobot folders, zarr replay buffers (folder or .zip),
     .npz. Demonstrations take `observations`, the keys to put side by side (default: the format's own; "state[0:2]"
-    takes some numbers of one), and `images`, the keys of pictures to be decoded (default: none).
+    takes some numbers of one), and `images`, the keys of pictures to be decoded (default: none); robomimic files
+    also `subset`, the name of a filter ("train").
     """
-    reading = read(path, Selection(None if observations is None else tuple(observations), tuple(images)))
+    names = None if observations is None else tuple(observations)
+    reading = read(path, Selection(names, tuple(images), subset))
     dataset = accept(reading, str(path))
     for problem in reading.problems:
         _log.warning("%s: %s", path, problem)

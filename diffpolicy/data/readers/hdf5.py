@@ -1,36 +1,33 @@
-"""DSRL and D4RL HDF5 files."""
+"""HDF5 files: DSRL's and D4RL's keys, or robomimic's demonstrations."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 
 from ..columns import Column, Reading, read_columns
+from ..demonstrations import Selection, refuse_choice
 from ..findings import Findings
 from ..schema import REQUIRED
+from .hdf5_limits import TOO_MUCH, claims_too_much
+from .robomimic import is_robomimic, read_robomimic
 
 COST_KEYS = ("costs", "infos/cost", "infos/costs")
-LARGEST_COMPRESSION = 1100
-"""Deflate cannot shrink data further than about 1032 times: a file that claims more is damaged."""
-
-TOO_MUCH = "more than this file can hold"
 
 
-def claims_too_much(node: Any) -> bool:
-    """Whether an HDF5 dataset says it is larger than its file can hold; no memory is set aside for it."""
-    return int(node.nbytes) > LARGEST_COMPRESSION * int(node.file.id.get_filesize())
+def read_hdf5(path: Path, selection: Selection) -> Reading:
+    """Reads a file of DSRL's keys, or of robomimic's demonstrations.
 
-
-def read_hdf5(path: Path) -> Reading:
-    """Reads a file of DSRL's keys; costs may lie in `infos/cost` or `infos/costs`, as in D4RL-style files.
-
-    Never raises for a bad file: what is wrong is in the reading's problems.
+    Costs may lie in `infos/cost` or `infos/costs`, as in D4RL-style files. Never raises for a bad file: what is
+    wrong is in the reading's problems.
     """
     found = Findings()
     try:
         with h5py.File(path, "r") as file:
+            if is_robomimic(file):
+                return read_robomimic(path, file, selection, found)
+            refuse_choice(selection, (), found)
             columns: dict[str, Column] = {}
             for name in (*REQUIRED, "next_observations"):
                 keys = COST_KEYS if name == "costs" else (name,)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from ..columns import Reading
+from ..demonstrations import Selection, refuse_choice
 from ..findings import Findings
 from ..schema import OfflineDataset
-from .hdf5 import TOO_MUCH, claims_too_much
+from .hdf5_limits import TOO_MUCH, claims_too_much
 
 MAIN_FILES = ("data/main_data.hdf5", "main_data.hdf5")
 STEP_KEYS = ("actions", "rewards", "terminations", "truncations")
@@ -22,7 +23,7 @@ PER_EPISODE = "; rows are episode numbers"
 UNFINISHED = "the episode has no end; it is kept, closed as a time-out"
 
 
-def read_minari(folder: Path) -> Reading:
+def read_minari(folder: Path, selection: Selection) -> Reading:
     """Reads a Minari dataset's folder, one group `episode_k` per episode.
 
     Each holds observations (T+1, O), actions (T, A), rewards, terminations and truncations (T,), and
@@ -31,9 +32,11 @@ def read_minari(folder: Path) -> Reading:
     Never raises for a bad folder: what is wrong is in the reading's problems.
     """
     found = Findings()
+    refuse_choice(selection, (), found)
     path = next((folder / name for name in MAIN_FILES if (folder / name).is_file()), None)
     if path is None:
         found.add("error", "folder", f"holds no {MAIN_FILES[0]}: not a Minari dataset in HDF5 format")
+    if path is None or found.has_errors:
         return Reading(None, found.problems())
     try:
         with h5py.File(path, "r") as file:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..columns import Column, Reading, read_columns
-from ..demonstrations import Selection, named_demonstrations, read_demonstrations, with_pictures
+from ..demonstrations import Selection, named_demonstrations, read_demonstrations, refuse_choice
 from ..findings import Findings
+from ..pictures import column_pictures, with_pictures
 from ..schema import REQUIRED
 from .hdf5 import COST_KEYS
 
@@ -28,13 +29,14 @@ def read_npz(path: Path, selection: Selection) -> Reading:
         with np.load(path, allow_pickle=False) as archive:
             if ENDS in archive:
                 return _demonstrations(path, archive, selection, found)
+            refuse_choice(selection, (), found)
             columns: dict[str, Column] = {}
             for name in (*REQUIRED, "next_observations"):
                 keys = COST_KEYS if name == "costs" else (name,)
                 key = next((key for key in keys if key in archive), None)
                 if key is not None:
                     columns[name] = archive[key]
-        return read_columns(columns)
+        return Reading(None, found.problems()) if found.has_errors else read_columns(columns)
     except (Exception, MemoryError) as error:  # zip and npy headers fail in as many ways as they have fields
         detail = str(error).split("\n")[0]
         found.add("error", "file", f"cannot be read as an .npz of numbers (truncated or damaged): {detail}")
@@ -44,8 +46,9 @@ def read_npz(path: Path, selection: Selection) -> Reading:
 def _demonstrations(
     path: Path, archive: Mapping[str, Column], selection: Selection, found: Findings
 ) -> Reading:
+    refuse_choice(selection, ("observations", "images"), found)
     source = named_demonstrations(archive, np.asarray(archive[ENDS][0:]), selection, found)
     if source is None:
         return Reading(None, found.problems())
     reading = read_demonstrations(source, found)
-    return with_pictures(reading, archive, selection.images, [path], found)
+    return with_pictures(reading, column_pictures(archive, selection.images, found), [path], found)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..columns import Column, Reading
-from ..demonstrations import Selection, named_demonstrations, read_demonstrations, with_pictures
+from ..demonstrations import Selection, named_demonstrations, read_demonstrations, refuse_choice
 from ..findings import Findings
+from ..pictures import column_pictures, with_pictures
 from ..schema import DataError
 
 ENDS = "meta/episode_ends"
@@ -45,6 +46,7 @@ def read_replay(path: Path, selection: Selection) -> Reading:
     Observations are `state` (or `obs`); pictures are decoded once into the cache. Never raises for a bad file.
     """
     found = Findings()
+    refuse_choice(selection, ("observations", "images"), found)
     try:
         import zarr
     except ImportError:
@@ -58,14 +60,14 @@ def read_replay(path: Path, selection: Selection) -> Reading:
             store = zarr.storage.ZipStore(path, mode="r")
         with store:
             group = zarr.open_group(store, mode="r", path=root, zarr_format=2)
-            ends = np.asarray(_Arrays(group, files, root)[ENDS][0:])
-            columns = _Arrays(group["data"], files, f"{root}data/")
+            ends = np.asarray(_Arrays(group, files, root, found)[ENDS][0:])
+            columns = _Arrays(group["data"], files, f"{root}data/", found)
             source = named_demonstrations(columns, ends, selection, found)
             if source is None:
                 return Reading(None, found.problems())
             reading = read_demonstrations(source, found)
             on_disk = [path / name for name in files] if path.is_dir() else [path]
-            return with_pictures(reading, columns, selection.images, on_disk, found)
+            return with_pictures(reading, column_pictures(columns, selection.images, found), on_disk, found)
     except DataError as error:
         found.add("error", "file", str(error))
     except (Exception, MemoryError) as error:  # zip, JSON and codecs fail in as many ways as they have fields
@@ -102,8 +104,8 @@ def _root(files: Mapping[str, _Size]) -> str:
 class _Arrays(Mapping[str, Column]):
     """The arrays of a group, each refused with a DataError where reading it could not end well."""
 
-    def __init__(self, group: Any, files: Mapping[str, _Size], prefix: str) -> None:
-        self._group, self._files, self._prefix = group, files, prefix
+    def __init__(self, group: Any, files: Mapping[str, _Size], prefix: str, found: Findings) -> None:
+        self._group, self._files, self._prefix, self._found = group, files, prefix, found
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._group.array_keys()))
@@ -130,10 +132,9 @@ class _Arrays(Mapping[str, Column]):
             if name.startswith(folder) and not name.removeprefix(folder).startswith(".")
         ]
         wanted = math.prod(-(-length // step) for length, step in zip(array.shape, array.chunks, strict=True))
-        if len(chunks) < wanted:  # zarr would take the missing ones for zeros
-            raise DataError(
-                f"{key}: {wanted - len(chunks)} of {wanted} chunks are missing: the copy is incomplete"
-            )
+        if len(chunks) < wanted:
+            share = f"{wanted - len(chunks)} of {wanted} chunks are not there and count as zeros"
+            self._found.add("warning", key, f"{share}: the copy is incomplete, unless all of them were zeros")
         whole, stored = sum(size.whole for size in chunks), sum(size.stored for size in chunks)
         claimed = wanted * math.prod(array.chunks) * array.dtype.itemsize
         if claimed > LARGEST_COMPRESSION * stored + SLACK_BYTES or whole > claimed + SLACK_BYTES:
