@@ -27,9 +27,13 @@ class Pictures(NamedTuple):
 
 
 def with_pictures(
-    reading: Reading, pictures: Mapping[str, Pictures], files: Iterable[Path], found: Findings
+    reading: Reading,
+    pictures: Mapping[str, Pictures],
+    files: Iterable[Path],
+    found: Findings,
+    subset: str | None = None,
 ) -> Reading:
-    """The reading with pictures by the camera of their key, decoded once into the cache that belongs to `files`."""
+    """The reading with pictures by the camera of their key, decoded once for these files and this subset of them."""
     if reading.dataset is None or found.has_errors:
         return Reading(None, found.problems())
     n, files = reading.dataset.num_transitions, list(files)
@@ -42,7 +46,7 @@ def with_pictures(
             found.add("error", key, f"is a second picture of camera {camera!r}")
         else:
             try:
-                images[camera] = cached(fingerprint(files, key), shape, blocks)
+                images[camera] = cached(fingerprint(files, f"{key}\0{subset or ''}"), shape, blocks)
             except DataError as error:
                 found.add("error", key, str(error))
     dataset = None if found.has_errors else replace(reading.dataset, images=images)

@@ -77,7 +77,8 @@ def read_robomimic(path: Path, file: Any, selection: Selection, found: Findings)
         rewards=REWARDS if REWARDS in columns else None,
     )
     reading = read_demonstrations(source, found)
-    return with_pictures(reading, column_pictures(observed, selection.images, found), [path], found)
+    pictures = column_pictures(observed, selection.images, found)
+    return with_pictures(reading, pictures, [path], found, selection.subset)
 
 
 def _demos(file: Any, subset: str | None, found: Findings) -> dict[int, Any]:
