@@ -82,7 +82,7 @@ class OptimizerConfig:
     updates: int = 470_000
     batch: int = 256
     learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.95, 0.999)
+    betas: list[float] = field(default_factory=lambda: [0.95, 0.999])
     weight_decay: float = 1e-6
     warmup: int = 500  # updates
     final_fraction: float = 0.0  # of the learning rate, at the end of the cosine
@@ -125,8 +125,9 @@ class DiffusionConfig:
             raise PolicyError(
                 f"conditioning.weight_power needs prediction=edm, which measures spreads, not {asked.prediction}"
             )
-        positive = ("updates", "batch")
-        for name in positive:
+        if len(optimizer.betas) != 2:
+            raise PolicyError(f"optimizer.betas are two numbers, got {optimizer.betas}")
+        for name in ("updates", "batch"):
             if getattr(optimizer, name) < 1:
                 raise PolicyError(f"optimizer.{name} must be at least 1, got {getattr(optimizer, name)}")
 

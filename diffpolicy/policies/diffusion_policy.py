@@ -73,7 +73,7 @@ class DiffusionLearner:
         self.optimizer = torch.optim.AdamW(
             self.trained.parameters(),
             optimizer.learning_rate,
-            betas=optimizer.betas,
+            betas=(optimizer.betas[0], optimizer.betas[1]),
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
