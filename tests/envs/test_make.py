@@ -67,8 +67,12 @@ def test_unseeded_resets_differ(bullet: None) -> None:
     assert not np.array_equal(env.reset()[0], env.reset()[0])
 
 
-@pytest.mark.parametrize("name", ["BallCircle", "PointCircle1"])
-def test_the_callers_random_numbers_are_left_alone(name: str, bullet: None, safety_gymnasium: None) -> None:
+@pytest.mark.parametrize(
+    "name", ["BallCircle", "PointCircle1", "PushT", "AdroitDoor", "FrankaKitchen", "pick-place-v3"]
+)
+def test_the_callers_random_numbers_are_left_alone(
+    name: str, bullet: None, safety_gymnasium: None, pusht: None, robotics: None, metaworld: None
+) -> None:
     before = np.random.get_state(legacy=False)["state"]  # noqa: NPY002  the global state is the point
     env = envs.make(name)
     roll(env, seed=1, steps=5)
@@ -90,8 +94,22 @@ def test_two_environments_do_not_disturb_each_other(bullet: None) -> None:
     np.testing.assert_array_equal(np.concatenate(seen), expected)
 
 
-@pytest.mark.parametrize("name", ["BallRun", "PointCircle1", "SwimmerVelocity", "PointRobot"])
-def test_an_episode_is_truncated_at_its_horizon(name: str, bullet: None, safety_gymnasium: None) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BallRun",
+        "PointCircle1",
+        "SwimmerVelocity",
+        "PointRobot",
+        "PushT",
+        "AdroitDoor",
+        "FrankaKitchen",
+        "pick-place-v3",
+    ],
+)
+def test_an_episode_is_truncated_at_its_horizon(
+    name: str, bullet: None, safety_gymnasium: None, pusht: None, robotics: None, metaworld: None
+) -> None:
     env = envs.make(name)
     options = {"state": (-2.0, 0.0, 0.0, 0.0)} if name == "PointRobot" else None
     env.reset(seed=0, options=options)
@@ -109,16 +127,16 @@ def test_closing_twice_is_harmless(simulated: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("name", ["BallCircle", "PointCircle1", "PointRobot"])
+@pytest.mark.parametrize("name", ["BallCircle", "PointCircle1", "PointRobot", "PushT"])
 def test_an_unknown_render_mode_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="'rgb_array', not 'human'"):
         envs.make(name, render_mode="human")
 
 
-@pytest.mark.parametrize("name", ["BallCircle", "PointCircle1", "PointRobot"])
+@pytest.mark.parametrize("name", ["BallCircle", "PointCircle1", "PointRobot", "PushT"])
 @pytest.mark.parametrize("action", [np.array([0.0, np.nan]), np.zeros(3), np.zeros((1, 2))])
 def test_a_broken_action_is_refused(
-    name: str, action: NDArray[np.float64], bullet: None, safety_gymnasium: None
+    name: str, action: NDArray[np.float64], bullet: None, safety_gymnasium: None, pusht: None
 ) -> None:
     env = envs.make(name)
     env.reset(seed=0)

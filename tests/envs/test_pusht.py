@@ -1,3 +1,4 @@
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def test_an_episode_starts_exactly_where_it_is_told(state: tuple[float, ...], pu
 def test_an_impossible_start_is_refused(state: tuple[float, ...], pusht: None) -> None:
     with pytest.raises(ValueError, match="block angle"):
         envs.make("PushT").reset(options={"state": state})
+
+
+def test_it_is_gym_pusht_in_other_units(pusht: None) -> None:
+    env, theirs = envs.make("PushT"), importlib.import_module("gym_pusht.envs.pusht").PushTEnv()
+    np.testing.assert_array_equal(env.reset(seed=100_007)[0], np.float32(theirs.reset(seed=100_007)[0]))
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        action = random.uniform(-1, 1, 2).astype(np.float32)
+        observation, reward, *_ = env.step(action)
+        expected, same, *_ = theirs.step(256 * (action.astype(float) + 1))
+        np.testing.assert_array_equal(observation, np.float32(expected))
+        assert reward == same
 
 
 def test_the_agent_goes_where_the_action_says(pusht: None) -> None:
