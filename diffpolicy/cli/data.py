@@ -13,7 +13,7 @@ import envs
 from diffpolicy import data
 from diffpolicy.cli.errors import ConfigError
 
-ACTION_LIMIT = 1.0  # every task's actions are in [-1, 1]
+FORMATS = "HDF5 (DSRL, D4RL, robomimic), .npz, zarr (folder or .zip), or a Minari or LeRobot folder"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,31 +24,40 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     if options.job == "check":
-        return _check(options.file, options.task)
+        return _check(options.file, options.task, _chosen(options))
     if options.job == "fetch":
         return _fetch(options.what, options.to)
-    return _info(options.file)
+    return _info(options.file, _chosen(options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffpolicy data", description=__doc__, allow_abbrev=False)
     jobs = parser.add_subparsers(dest="job", required=True, metavar="{check,fetch,info}")
     check = jobs.add_parser("check", help="name every problem of a file; exit status 1 if there are errors")
-    check.add_argument("file", type=Path, help="HDF5 (DSRL or D4RL), .npz, or a Minari folder")
+    check.add_argument("file", type=Path, help=FORMATS)
     check.add_argument("--task", help="hold the file to this task's sizes, horizon and costs")
     fetch = jobs.add_parser("fetch", help="download the published dataset of a task")
     fetch.add_argument(
         "what", metavar="TASK|FILE", help="a task, the name of a published file, or a local path"
     )
-    fetch.add_argument("--to", type=Path, help="the folder to keep it in (default: dsrl's)")
+    fetch.add_argument("--to", type=Path, help="the folder to keep it in (default: dsrl's; pusht: the cache)")
     info = jobs.add_parser("info", help="print a file's size, returns, costs and SHA-256")
-    info.add_argument("file", type=Path)
+    info.add_argument("file", type=Path, help=FORMATS)
+    for job in (check, info):
+        job.add_argument("--observations", nargs="+", metavar="KEY", help="read these keys of demonstrations")
+        job.add_argument("--images", nargs="+", metavar="KEY", default=(), help="decode these pictures")
+        job.add_argument("--subset", help='read these episodes of a robomimic file ("train")')
     return parser
 
 
-def _check(file: Path, task: str | None) -> int:
+def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """What of a file to read, as `data.load` and `data.check` take it."""
+    return {name: getattr(options, name) for name in ("observations", "images", "subset")}
+
+
+def _check(file: Path, task: str | None, chosen: dict[str, Any]) -> int:
     entry = envs.task(task) if task else _task_of(file)
-    problems = data.check(file, expectations_of(entry) if entry else None)
+    problems = data.check(file, expectations_of(entry) if entry else None, **chosen)
     for problem in problems:
         print(problem)
     errors = sum(problem.severity == "error" for problem in problems)
@@ -62,8 +71,8 @@ def expectations_of(task: envs.Task) -> data.Expectations:
     return data.Expectations(
         observation_size=task.observation_size,
         action_size=task.action_size,
-        action_low=-ACTION_LIMIT,
-        action_high=ACTION_LIMIT,
+        action_low=task.action_low,
+        action_high=task.action_high,
         max_episode_steps=task.max_episode_steps,
         binary_cost=task.binary_cost,
     )
@@ -71,6 +80,11 @@ def expectations_of(task: envs.Task) -> data.Expectations:
 
 def _task_of(file: Path) -> envs.Task | None:
     """The task whose published dataset has this file's name."""
+    named = next(
+        (name for name, published in data.PUBLISHED.items() if published.file_name == file.name), None
+    )
+    if named:
+        return envs.task(named)
     return next((task for task in envs.tasks() if task.dataset_file == file.name), None)
 
 
@@ -78,8 +92,10 @@ def _fetch(what: str, to: Path | None) -> int:
     if Path(what).is_file():
         print(what)
         return 0
-    task = None if what.endswith(".hdf5") else envs.task(what)
-    name = task.dataset_file if task else what
+    name, folder = what, to
+    if what.lower() not in data.PUBLISHED:
+        name = what if what.endswith(".hdf5") else envs.task(what).dataset_file
+        folder = to or dataset_folder()
     if not name:
         raise ConfigError(f"{what} has no published dataset: make one with `diffpolicy collect task={what}`")
     console = Console(stderr=True)
@@ -88,7 +104,7 @@ def _fetch(what: str, to: Path | None) -> int:
         shown = bar.add_task(name, total=None)
         path = data.fetch(
             name,
-            to or dataset_folder(),
+            folder,
             progress=lambda at: bar.update(shown, completed=at.done, total=at.total),
         )
     print(path)
@@ -101,8 +117,14 @@ def dataset_folder() -> Path:
     return Path(named) if named else Path.home() / ".dsrl" / "datasets"
 
 
-def _info(file: Path) -> int:
-    for name, value in {**data.describe(data.load(file)), "sha256": data.sha256(file)}.items():
+def _info(file: Path, chosen: dict[str, Any]) -> int:
+    figures = data.describe(data.load(file, **chosen))
+    cameras = figures.pop("cameras")
+    for camera, (height, width) in cameras.items():
+        figures[f"pictures of {camera}"] = f"{height} x {width}"
+    if file.is_file():
+        figures["sha256"] = data.sha256(file)
+    for name, value in figures.items():
         print(f"{name.replace('_', ' '):<25} {_shown(value)}")
     return 0
 

@@ -3,8 +3,9 @@
 from .chunks import Chunks, ChunkSampler
 from .columns import from_transitions
 from .density import Grid, grid, published_densities
-from .download import SOURCES, DownloadError, Progress, fetch, sha256
+from .download import PUBLISHED, SOURCES, DownloadError, Progress, Published, fetch, sha256
 from .filters import Range, add_noise, add_outliers, drop_best, inpaint, thin
+from .image_cache import cache_folder
 from .images import ImageColumn
 from .normalizer import MinMaxNormalizer, Standardizer
 from .readers import load
@@ -14,6 +15,7 @@ from .validate import check, check_dataset
 from .writer import save
 
 __all__ = [
+    "PUBLISHED",
     "REQUIRED",
     "SOURCES",
     "ChunkSampler",
@@ -27,10 +29,12 @@ __all__ = [
     "OfflineDataset",
     "Problem",
     "Progress",
+    "Published",
     "Range",
     "Standardizer",
     "add_noise",
     "add_outliers",
+    "cache_folder",
     "check",
     "check_dataset",
     "describe",

@@ -35,6 +35,11 @@ class Selection(NamedTuple):
     subset: str | None = None
 
 
+def choose(observations: Sequence[str] | None, images: Sequence[str], subset: str | None) -> Selection:
+    """The selection of some keys and one subset."""
+    return Selection(None if observations is None else tuple(observations), tuple(images), subset)
+
+
 def refuse_choice(selection: Selection, offered: Sequence[str], found: Findings) -> None:
     """Notes what a selection asks for beyond what a format offers: an option is never quietly ignored."""
     for name, value in selection._asdict().items():

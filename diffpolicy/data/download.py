@@ -8,15 +8,35 @@ import http.client
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .image_cache import cache_folder
 
 SOURCES = (
     "https://huggingface.co/datasets/YYY-45/DSRL/resolve/main/",
     "http://data.offline-saferl.org/download/",
 )
 """DSRL's present home and its first one, in the order tried."""
+
+
+class Published(NamedTuple):
+    """A dataset that goes by a name: what its file is called here, and the URLs of its public homes."""
+
+    file_name: str
+    urls: tuple[str, ...]
+
+
+_PUSHT = Published(
+    "pusht_cchi_v7_replay.zarr.zip",
+    (
+        "https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip",
+        "https://huggingface.co/datasets/ChaoyiPan/mip-dataset/resolve/main/pusht/pusht_cchi_v7_replay.zarr.zip",
+    ),
+)
+PUBLISHED: Mapping[str, Published] = {"pusht": _PUSHT, "pushtimage": _PUSHT}
+"""Demonstrations by the lower-case name of their task; Push-T: 206 human episodes (Chi et al. 2023), never unzipped."""
 
 READ_BYTES = 1 << 18
 REPORT_SECONDS = 0.5
@@ -44,34 +64,38 @@ def sha256(path: str | Path) -> str:
 
 
 def fetch(
-    file_name: str,
-    folder: str | Path,
+    name: str,
+    folder: str | Path | None = None,
     *,
     expected_size: int | None = None,
     sources: Sequence[str] = SOURCES,
     progress: Report | None = None,
     timeout: float = 30.0,
 ) -> Path:
-    """Downloads a file from the first source (URL prefix) that works and returns its path in `folder`.
+    """Downloads a file from the first of its homes that works and returns its path in `folder`.
 
-    What arrives goes to NAME.part, where a later call resumes; the finished file's SHA-256 to NAME.sha256.
-    A file that is there is checked against `expected_size` (bytes) and its recorded hash, never replaced.
-    Raises DownloadError.
+    A name in PUBLISHED ("pusht") has homes of its own, any other is the name of a file at the `sources` (URL
+    prefixes). `folder` is the user's cache unless named. What arrives goes to NAME.part, where a later call
+    resumes; the finished file's SHA-256 to NAME.sha256. A file that is there is checked against `expected_size`
+    (bytes) and its recorded hash, never replaced. Raises DownloadError.
     """
+    published = PUBLISHED.get(name.lower())
+    file_name = published.file_name if published else name
     if Path(file_name).name != file_name or file_name in ("", ".", ".."):
         raise DownloadError(f"{file_name!r} is not a plain file name.")
-    target = Path(folder) / file_name
+    urls = published.urls if published else tuple(source + file_name for source in sources)
+    target = Path(cache_folder() / "datasets" if folder is None else folder) / file_name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             _check_size(target, expected_size)
             return _record(target, target)
         reasons = []
-        for source in sources:
+        for url in urls:
             try:
-                part = _download(source + file_name, target, expected_size, progress, timeout)
+                part = _download(url, target, expected_size, progress, timeout)
             except _SourceError as error:
-                reasons.append(f"{source}: {error}")
+                reasons.append(f"{url.removesuffix(file_name)}: {error}")
                 continue
             return _record(part, target)
     except OSError as error:

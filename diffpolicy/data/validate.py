@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .demonstrations import choose
 from .findings import Findings
 from .readers import read
 from .schema import Expectations, OfflineDataset, Problem
@@ -21,12 +23,19 @@ ROUNDING = 1e-5
 CHECK_ROWS = 65_536
 
 
-def check(path: str | Path, expectations: Expectations | None = None) -> list[Problem]:
+def check(
+    path: str | Path,
+    expectations: Expectations | None = None,
+    observations: Sequence[str] | None = None,
+    images: Sequence[str] = (),
+    subset: str | None = None,
+) -> list[Problem]:
     """All problems of a file, errors first; none means that it is sound. Never raises for a bad file.
 
-    Row numbers count the file's transitions from 0 (for Minari, episodes where the message says so).
+    Of demonstrations the keys named are read, as by `load`, and pictures are decoded if they are. Row numbers
+    count the file's transitions from 0 (for Minari and robomimic, episodes where the message says so).
     """
-    reading = read(path)
+    reading = read(path, choose(observations, images, subset))
     if reading.dataset is None:
         return reading.problems
     problems = [*reading.problems, *check_dataset(reading.dataset, expectations)]

@@ -142,3 +142,58 @@ def test_fetch_without_a_network_is_one_sentence(command, monkeypatch):
 @pytest.mark.parametrize("words", [(), ("chek", "x"), ("check",), ("check", "x", "--tsak", "y")])
 def test_a_wrong_command(command, words):
     assert command("data", *words)[0] == 2
+
+
+@pytest.mark.parametrize(("what", "to"), [("pusht", None), ("PushTImage", "here")])
+def test_push_t_goes_by_its_name_and_into_the_cache(command, monkeypatch, what, to):
+    asked = []
+
+    def fetch(name, folder, *, progress):
+        asked.append((name, folder))
+        return Path("replay.zarr.zip")
+
+    monkeypatch.setattr(data, "fetch", fetch)
+    words = [what] if to is None else [what, "--to", to]
+    assert command("data", "fetch", *words) == (0, "replay.zarr.zip\n", "")
+    assert asked == [(what, to and Path(to))]
+
+
+@pytest.fixture
+def demonstrations(tmp_path, monkeypatch):
+    """Return Push-T-like demonstrations with pictures, raw actions in pixels."""
+    monkeypatch.setenv("DIFFPOLICY_CACHE", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    path = tmp_path / "demos.npz"
+    np.savez(
+        path,
+        state=generator.uniform(0, 512, (20, 5)),
+        action=generator.uniform(0, 512, (20, 2)),
+        img=generator.integers(0, 256, (20, 6, 8, 3)),
+        episode_ends=[8, 20],
+    )
+    return path
+
+
+def test_demonstrations_are_held_to_the_raw_units_of_their_task(command, demonstrations):
+    assert command("data", "check", str(demonstrations), "--task", "pusht")[0] == 0
+    keys = ("--observations", "state[:2]", "--images", "img")
+    assert command("data", "check", str(demonstrations), "--task", "PushTImage", *keys)[0] == 0
+    status, out, _ = command("data", "check", str(demonstrations), "--task", "AdroitDoor")
+    assert status == 1
+    assert "actions: above the limit 1" in out
+
+
+def test_info_of_demonstrations_with_pictures(command, demonstrations):
+    status, out, _ = command("data", "info", str(demonstrations), "--images", "img")
+    assert status == 0
+    lines = {line[:25].strip(): line[26:] for line in out.splitlines()}
+    assert lines["pictures of camera"] == "6 x 8"
+    assert lines["episodes"] == "2"
+    status, out, err = command("data", "info", str(demonstrations), "--observations", "velocity")
+    assert status == 1
+    assert "velocity: there is no such key" in err
+
+
+def test_the_name_of_the_published_demonstrations_is_their_task(command, demonstrations):
+    published = demonstrations.rename(demonstrations.with_name("pusht_cchi_v7_replay.zarr.zip"))
+    assert "held to PushT" in command("data", "check", str(published))[1]

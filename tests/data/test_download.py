@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from diffpolicy.data import DownloadError, Progress, fetch, sha256
+from diffpolicy.data import DownloadError, Progress, Published, cache_folder, download, fetch, sha256
 
 CONTENT = bytes(range(256)) * 4000
 NAME = "data.hdf5"
@@ -228,3 +228,21 @@ def test_a_full_disk_is_named(server: Server, tmp_path: Path) -> None:
 def test_only_plain_names_are_fetched(tmp_path: Path, name: str) -> None:
     with pytest.raises(DownloadError, match="not a plain file name"):
         fetch(name, tmp_path)
+
+
+def test_a_named_dataset_has_homes_of_its_own(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = (server.url("gone") + "other.zip", server.url("good") + "mirror/some.zip")
+    monkeypatch.setattr(download, "PUBLISHED", {"pusht": Published("replay.zarr.zip", homes)})
+    path = fetch("PushT", tmp_path)
+    assert path == tmp_path / "replay.zarr.zip"
+    assert path.read_bytes() == CONTENT
+    assert [asked for asked, _ in server.asked] == ["/gone/other.zip", "/good/mirror/some.zip"]
+    assert fetch("pusht") == cache_folder() / "datasets/replay.zarr.zip"
+
+
+def test_push_t_is_published_as_a_replay_buffer() -> None:
+    push_t = download.PUBLISHED["pusht"]
+    assert push_t.file_name.endswith(".zarr.zip")
+    assert all(url.startswith("https://") and url.endswith(".zip") for url in push_t.urls)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..columns import Reading, accept
-from ..demonstrations import Selection
+from ..demonstrations import Selection, choose
 from ..findings import Findings
 from ..schema import OfflineDataset
 from .hdf5 import read_hdf5
@@ -19,7 +19,7 @@ from .replay import is_replay, read_replay
 _log = logging.getLogger(__name__)
 
 
-def read(path: str | Path, selection: Selection = Selection()) -> Reading:  # noqa: B008 (immutable)
+def read(path: str | Path, selection: Selection) -> Reading:
     """Reads a file or folder of any supported format, by what it is and is called; never raises for bad content."""
     path = Path(path)
     if not path.exists():
@@ -48,8 +48,7 @@ def load(
     takes some numbers of one), and `images`, the keys of pictures to be decoded (default: none); robomimic files
     also `subset`, the name of a filter ("train").
     """
-    names = None if observations is None else tuple(observations)
-    reading = read(path, Selection(names, tuple(images), subset))
+    reading = read(path, choose(observations, images, subset))
     dataset = accept(reading, str(path))
     for problem in reading.problems:
         _log.warning("%s: %s", path, problem)
