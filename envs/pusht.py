@@ -7,7 +7,6 @@ episode ends. Source: Florence et al. 2021 ("Implicit Behavioral Cloning"), in t
 """
 
 import importlib
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -161,25 +160,16 @@ class PushTEnv(ManipulationEnv):
 
 
 def small_picture(surface: Any) -> Picture:
-    """Return a pygame surface as a (96, 96, 3) picture, by linear interpolation between the nearest pixels.
+    """Return a pygame surface as a (96, 96, 3) picture, the same that gym-pusht makes.
 
-    As OpenCV's `resize` does, but reading a seventh of the surface instead of copying it: four times as fast.
+    It is scaled as it lies in memory; gym-pusht copies it into rows of red, green and blue first, which takes 20 times as long.
     """
-    from pygame import surfarray
+    import cv2
 
-    rows, weights = _sampling(surface.get_width())
-    near = surfarray.pixels3d(surface)[np.ix_(rows, rows)].transpose(1, 0, 2).astype(np.float32)
-    tall = near[0::2] + weights[:, None, None] * (near[1::2] - near[0::2])
-    wide = tall[:, 0::2] + weights[:, None] * (tall[:, 1::2] - tall[:, 0::2])
-    return np.rint(wide).astype(np.uint8)
-
-
-@cache
-def _sampling(size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the two neighbours of every sample, one after the other (192,), and the weights (96,) of the second."""
-    centres = (np.arange(PICTURE) + 0.5) * size / PICTURE - 0.5
-    lower = np.floor(centres).astype(np.int64)
-    return np.stack([lower, lower + 1], axis=1).reshape(-1), (centres - lower).astype(np.float32)
+    pixels = np.frombuffer(surface.get_buffer(), np.uint8).reshape(
+        *surface.get_size(), 4
+    )  # blue, green, red, unused
+    return np.asarray(cv2.resize(pixels, (PICTURE, PICTURE))[..., 2::-1].copy(), np.uint8)
 
 
 def make(task: Task, render_mode: str | None) -> PushTEnv:
