@@ -162,14 +162,14 @@ class PushTEnv(ManipulationEnv):
 def small_picture(surface: Any) -> Picture:
     """Return a pygame surface as a (96, 96, 3) picture, the same that gym-pusht makes.
 
-    It is scaled as it lies in memory; gym-pusht copies it into rows of red, green and blue first, which takes 20 times as long.
+    It is scaled as it lies in memory; gym-pusht copies it into rows of red, green and blue first, which takes 20
+    times as long.
     """
     import cv2
 
-    pixels = np.frombuffer(surface.get_buffer(), np.uint8).reshape(
-        *surface.get_size(), 4
-    )  # blue, green, red, unused
-    return np.asarray(cv2.resize(pixels, (PICTURE, PICTURE))[..., 2::-1].copy(), np.uint8)
+    bytes_of = np.frombuffer(surface.get_buffer(), np.uint8)
+    blue_green_red = cv2.resize(bytes_of.reshape(*surface.get_size(), 4), (PICTURE, PICTURE))
+    return np.asarray(blue_green_red[..., 2::-1].copy(), np.uint8)
 
 
 def make(task: Task, render_mode: str | None) -> PushTEnv:
