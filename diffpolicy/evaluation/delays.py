@@ -1,14 +1,12 @@
 """Ways to execute a policy whose decisions take time, and that time in control steps."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from diffpolicy.evaluation.summary import EvaluationError
-from diffpolicy.policies.arms import ChunkArm
-from diffpolicy.policies.asynchronous import DelayedPolicy, Waiting
-from diffpolicy.policies.chunk_policy import ChunkDenoiser, ChunkPolicy
+from diffpolicy.policies.asynchronous import DelayedPolicy, Planner, Waiting
 from diffpolicy.policies.freezing import Freezing
-from diffpolicy.policies.guard import Guard
 
 Execution = Literal["blocking", "naive", "inpaint", "guide"]
 
@@ -34,16 +32,14 @@ def delay_steps(latency: float, control_rate: float | None) -> int:
     """
     if control_rate is None:
         raise EvaluationError(
-            "the task declares no control rate, so a latency in seconds means no number of steps"
+            "the task declares no control rate: a latency in seconds means no number of steps"
         )
     if latency < 0:
         raise EvaluationError(f"a latency of {latency} s; give 0 or more")
     return math.ceil(latency * control_rate - 1e-9)
 
 
-def delayed(
-    model: ChunkDenoiser, arm: ChunkArm, execution: Execution, delay: int, guard: Guard | None = None
-) -> DelayedPolicy:
-    """A policy that plays `arm` when every decision takes `delay` control steps."""
+def delayed(make: Callable[[Freezing], Planner], execution: Execution, delay: int) -> DelayedPolicy:
+    """The policy of `make`, which is told how its chunks are frozen, when a decision takes `delay` control steps."""
     how = EXECUTIONS[execution]
-    return DelayedPolicy(ChunkPolicy(model, arm, guard=guard, freezing=how.freezing), delay, how.waiting)
+    return DelayedPolicy(make(how.freezing), delay, how.waiting)

@@ -68,7 +68,7 @@ class ScoreTable:
         for row in self.rows:
             entry = {key: value for key, value in asdict(row).items() if key != "episodes"}
             by_seed = score_table(row.episodes, self.kind).mean(axis=1).tolist()
-            kept.append({"task": self.task, **entry, "score_by_seed": by_seed})
+            kept.append({"task": self.task, "kind": self.kind, **entry, "score_by_seed": by_seed})
         return kept
 
     def __str__(self) -> str:

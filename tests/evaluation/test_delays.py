@@ -6,8 +6,7 @@ import torch
 from diffpolicy.diffusion import cosine_betas, variance_preserving
 from diffpolicy.evaluation import EvaluationError
 from diffpolicy.evaluation.delays import EXECUTIONS, Execution, delay_steps, delayed
-from diffpolicy.policies import Observation
-from diffpolicy.policies.arms import parse_arm
+from diffpolicy.policies import ChunkPolicy, Observation, parse_arm
 
 
 class Following:
@@ -28,7 +27,8 @@ class Following:
 
 def executed(execution: Execution, delay: int) -> list[float]:
     """Actions of two decisions, which see the states 0.1 and 0.5."""
-    policy = delayed(Following(), parse_arm("ddim_3"), execution, delay)
+    arm = parse_arm("ddim_3")
+    policy = delayed(lambda freezing: ChunkPolicy(Following(), arm, freezing=freezing), execution, delay)
     memory = policy.start(1, seed=0)
     found: list[float] = []
     for state in (0.1, 0.5):
