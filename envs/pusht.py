@@ -61,6 +61,7 @@ def _task(name: str, observation_size: int, image_size: int | None, layout: Layo
         control_rate=10.0,
         action_low=0.0,
         action_high=2 * CENTRE,
+        demonstrated=None if image_size is None else ("state[0:2]",),
         image_size=image_size,
         layout=layout,
     )

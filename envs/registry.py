@@ -20,7 +20,8 @@ class Task:
     `score` is what an episode is judged by: its return, its best reward of a step, or whether any step was a
     success. `control_rate` is in control steps per second of the robot's time [Hz] (None where none is declared).
     Environments act in [-1, 1]; `action_low` and `action_high` are those limits in the units of the task's
-    demonstration files. `image_size` is the side [pixel] of the pictures in `info["images"]`, None where there are
+    demonstration files, `demonstrated` the keys that hold its observation there (None: the file's own choice).
+    `image_size` is the side [pixel] of the pictures in `info["images"]`, None where there are
     none, and `layout` says what the numbers of an observation mean.
     """
 
@@ -40,6 +41,7 @@ class Task:
     control_rate: float | None = None
     action_low: float = -1.0
     action_high: float = 1.0
+    demonstrated: tuple[str, ...] | None = None
     image_size: int | None = None
     layout: Layout = field(default_factory=Layout)
 

@@ -66,7 +66,7 @@ class RolloutJudge:
 
 def load_demonstrations(task: envs.Task, path: Path, cameras: Sequence[str]) -> data.OfflineDataset:
     """Return the demonstrations at `path` with actions in [-1, 1]; DataError when they are not of `task`."""
-    dataset = data.load(path, images=cameras) if cameras else data.load(path)
+    dataset = data.load(path, observations=task.demonstrated, images=cameras)
     found = (dataset.observation_size, dataset.action_size)
     wanted = (task.observation_size, task.action_size)
     if found != wanted:
