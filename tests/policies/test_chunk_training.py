@@ -14,7 +14,13 @@ from diffpolicy import training
 from diffpolicy.data import OfflineDataset
 from diffpolicy.diffusion import Sampler, trailing
 from diffpolicy.policies import Observation, PolicyError
-from diffpolicy.policies.chunk_config import ConditioningConfig, DiffusionConfig, OptimizerConfig, config_from
+from diffpolicy.policies.chunk_config import (
+    ConditioningConfig,
+    DiffusionConfig,
+    EncoderConfig,
+    OptimizerConfig,
+    config_from,
+)
 from diffpolicy.policies.chunk_loading import layout_from, load_chunk_model
 from diffpolicy.policies.chunk_model import ChunkModel
 from diffpolicy.policies.diffusion_policy import DiffusionLearner, average_decay, learning_rate
@@ -173,6 +179,33 @@ def test_bfloat16_leaves_weights_in_float32(
     assert first != second
     assert second == pytest.approx(first, rel=0.02)
     assert all(tensor.dtype != torch.bfloat16 for tensor in rounded.model().values())
+
+
+def test_a_policy_learns_from_pictures(tiny: DiffusionConfig, make_demonstrations: Make) -> None:
+    # Only the picture says where to go: a bright half is the side that the action is on.
+    sides = torch.tensor([-0.8, 0.8]).repeat_interleave(16).repeat(8)
+    pictures = torch.zeros(len(sides), 24, 24, 3, dtype=torch.uint8)
+    pictures[sides < 0, :, :12] = 255
+    pictures[sides > 0, :, 12:] = 255
+    data = make_demonstrations(torch.zeros(len(sides), 1), sides.unsqueeze(1), [16] * 16)
+    config = replace(
+        tiny,
+        cameras=["camera"],
+        conditioning=ConditioningConfig(prediction="edm"),
+        encoder=EncoderConfig(kind="resnet_small", size=4, crop=20),
+        optimizer=OptimizerConfig(updates=60, batch=32, learning_rate=3e-3, warmup=5, ema_limit=0.9),
+    )
+    learner = _learner(replace(data, images={"camera": pictures.numpy()}), config, Layout())
+    for step in range(60):
+        learner.update(step)
+    assert learner.manifest()["cameras"] == {"camera": [24, 24]}
+    seen = pictures[[0, 1, 16, 17]].view(2, 2, 24, 24, 3)
+    sampler = Sampler(learner.average.process, "ddim", trailing(20, 5), clip=1.0)
+    noise = sampler.draw((2, 8, 1), torch.Generator().manual_seed(0))
+    condition = learner.average.encode(Observation(torch.zeros(2, 2, 1), {"camera": seen}))
+    with torch.no_grad():
+        actions = sampler.sample(learner.average, condition, noise)
+    torch.testing.assert_close(actions.mean(dim=(1, 2)), torch.tensor([-1.0, 1.0]), rtol=0.0, atol=0.3)
 
 
 def test_demonstrations_that_teach_nothing_are_refused(
