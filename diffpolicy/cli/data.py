@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("file", type=Path, help=FORMATS)
     for job in (check, info):
         job.add_argument("--observations", nargs="+", metavar="KEY", help="read these keys of demonstrations")
-        job.add_argument("--images", nargs="+", metavar="KEY", default=(), help="decode these pictures")
+        job.add_argument(
+            "--images", nargs="+", metavar="KEY", default=(), help="decode these pictures (keys or cameras)"
+        )
         job.add_argument("--subset", help='read these episodes of a robomimic file ("train")')
     return parser
 
@@ -122,8 +124,7 @@ def _info(file: Path, chosen: dict[str, Any]) -> int:
     cameras = figures.pop("cameras")
     for camera, (height, width) in cameras.items():
         figures[f"pictures of {camera}"] = f"{height} x {width}"
-    if file.is_file():
-        figures["sha256"] = data.sha256(file)
+    figures["sha256"] = data.sha256(file)
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):<25} {_shown(value)}")
     return 0

@@ -58,8 +58,15 @@ Report = Callable[[Progress], None]
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    """The SHA-256 of a file as 64 hexadecimal digits; of a folder, that of its files' names and hashes."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(
+            (file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file()
+        )
+        listed = "".join(f"{sha256(file)}  {name}\n" for name, file in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,8 @@ def fingerprint(files: Iterable[Path], key: str) -> str:
 def cached(name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """The memory-mapped pictures (N, H, W, 3) of a `fingerprint`, made from `blocks` unless they are there.
 
-    The file appears whole or not at all. Raises DataError when it cannot be written, or when the blocks hold
-    another number of pictures.
+    The file appears whole or not at all. Raises DataError when it cannot be written, or when the blocks cannot
+    be decoded or hold another number of pictures.
     """
     path = cache_folder() / "images" / f"{name}.npy"
     if not path.exists():
@@ -71,7 +71,7 @@ def _write(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks:
+        for block in _decoded(blocks):
             if block.shape[1:] != shape[1:]:
                 raise DataError(f"pictures of shape {block.shape[1:]} among those of shape {shape[1:]}")
             rows += len(block)
@@ -79,3 +79,14 @@ def _write(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8
         os.fsync(file.fileno())
     if rows != shape[0]:
         raise DataError(f"{rows} pictures were decoded, {shape[0]} were expected")
+
+
+def _decoded(blocks: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """The blocks; whatever fails in making one is the pictures' fault, not that of the file written."""
+    try:
+        yield from blocks
+    except DataError:
+        raise
+    except Exception as error:
+        detail = str(error).split("\n")[0] or type(error).__name__
+        raise DataError(f"the pictures cannot be decoded (truncated or damaged): {detail}") from error

@@ -54,17 +54,25 @@ def with_pictures(
 
 
 def column_pictures(
-    columns: Mapping[str, Column], keys: Sequence[str], found: Findings
+    columns: Mapping[str, Column], names: Sequence[str], found: Findings
 ) -> dict[str, Pictures]:
-    """The pictures of some keys that are columns (N, H, W, 3) of numbers; a missing key is noted."""
+    """The pictures in some columns (N, H, W, 3) of numbers, by key; what is missing is noted."""
     pictures = {}
-    for key in keys:
-        if key in columns:
+    for name in names:
+        key = picture_key(name, columns)
+        if key is None:
+            found.add("error", name, f"there is no such key; the file has {', '.join(sorted(columns))}")
+        else:
             column = columns[key]
             pictures[key] = Pictures(tuple(column.shape), _blocks(column))
-        else:
-            found.add("error", key, f"there is no such key; the file has {', '.join(sorted(columns))}")
     return pictures
+
+
+def picture_key(name: str, keys: Iterable[str]) -> str | None:
+    """The key that a name means: itself, or the only one of that camera."""
+    keys = list(keys)
+    meant = [name] if name in keys else [key for key in keys if camera_name(key) == name]
+    return meant[0] if len(meant) == 1 else None
 
 
 def camera_name(key: str) -> str:

@@ -246,3 +246,12 @@ def test_push_t_is_published_as_a_replay_buffer() -> None:
     push_t = download.PUBLISHED["pusht"]
     assert push_t.file_name.endswith(".zarr.zip")
     assert all(url.startswith("https://") and url.endswith(".zip") for url in push_t.urls)
+
+
+def test_the_hash_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
+    for folder, names in (("one", ("a", "b/c")), ("same", ("b/c", "a")), ("renamed", ("a", "b/d"))):
+        for name in names:
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name[0])
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "same") != sha256(tmp_path / "renamed")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_pictures_in_the_files(lerobot: Path, demonstrations: Arrays) -> None:
 
 def test_frames_of_videos(lerobot: Path) -> None:
     film(lerobot)
-    pictures = data.load(lerobot, images=["observation.images.top"]).images["top"]
+    pictures = data.load(lerobot, images=["top"]).images["top"]
     assert pictures.shape == (12, 32, 48, 3)
     grey = pictures[np.arange(12)].reshape(12, -1).mean(1)
     assert grey == pytest.approx(10 + 20 * np.arange(12), abs=3)
@@ -152,6 +153,32 @@ def test_incomplete_videos_are_named(lerobot: Path) -> None:
     film_again.write_bytes(short.read_bytes())
     with pytest.raises(DataError, match=r"10 pictures were decoded, 12 were expected"):
         data.load(lerobot, images=["observation.images.top"])
+
+
+def test_a_damaged_video_is_named(lerobot: Path) -> None:
+    film(lerobot)
+    for name in ("file-001.mp4", "file-000.mp4"):
+        (lerobot / "videos/observation.images.top/chunk-000" / name).write_bytes(b"no video")
+        with pytest.raises(DataError, match=f"{name}: ffmpeg cannot decode this video"):
+            data.load(lerobot, images=["top"])
+
+
+def test_a_damaged_picture_is_named(lerobot: Path) -> None:
+    path = lerobot / "data/chunk-001/file-000.parquet"
+    table = parquet.read_table(path)
+    place = table.schema.get_field_index("observation.image")
+    broken = [{"bytes": b"\x89PNG\r\n\x1a\n", "path": None}] * len(table)
+    parquet.write_table(table.set_column(place, "observation.image", [broken]), path)
+    with pytest.raises(DataError, match=r"observation.image: the pictures cannot be decoded") as raised:
+        data.load(lerobot, images=["camera"])
+    assert str(raised.value).count("\n") == 1
+
+
+def test_without_the_pyarrow_package(lerobot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet")
+    (problem,) = data.check(lerobot)
+    assert "pip install 'diffpolicy[formats]'" in problem.message
 
 
 def change(folder: Path, **values: Any) -> None:

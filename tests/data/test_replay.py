@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def test_a_folder_and_a_zip_are_read(
 ) -> None:
     path = replay if inside is None else zipped(replay, tmp_path / "replay.zarr.zip", inside)
     assert data.check(path) == []
-    dataset = data.load(path, images=["img"])
+    dataset = data.load(path, images=["camera"])
     assert np.array_equal(dataset.observations[dataset.rows].numpy(), demonstrations["state"])
     assert np.array_equal(dataset.actions.numpy(), demonstrations["action"])
     assert np.array_equal(dataset.images["camera"][np.arange(12)], demonstrations["img"])
@@ -248,6 +249,20 @@ def test_damaged_folders_never_raise(
     target.write_bytes(sound)
     assert problems[0].severity == "error"
     assert all(str(problem).count("\n") == 0 for problem in problems)
+
+
+def test_a_camera_with_two_pictures_is_not_guessed(demonstrations: Arrays, tmp_path: Path) -> None:
+    path = write_replay(tmp_path / "replay.zarr", {**demonstrations, "image": demonstrations["img"]})
+    with pytest.raises(DataError, match="camera: there is no such key"):
+        data.load(path, images=["camera"])
+    with pytest.raises(DataError, match="image: is a second picture of camera 'camera'"):
+        data.load(path, images=["img", "image"])
+
+
+def test_without_the_zarr_package(replay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    (problem,) = data.check(replay)
+    assert problem.message == "zarr files need the zarr package: pip install 'diffpolicy[formats]'"
 
 
 def test_npz_demonstrations(demonstrations: Arrays, tmp_path: Path) -> None:

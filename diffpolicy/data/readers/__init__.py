@@ -44,9 +44,9 @@ def load(
     """Loads a dataset; warnings are logged, errors raise one DataError that names all with row numbers.
 
     Formats: DSRL, D4RL and robomimic HDF5, Minari and LeRobot folders, zarr replay buffers (folder or .zip),
-    .npz. Demonstrations take `observations`, the keys to put side by side (default: the format's own; "state[0:2]"
-    takes some numbers of one), and `images`, the keys of pictures to be decoded (default: none); robomimic files
-    also `subset`, the name of a filter ("train").
+    .npz. Of demonstrations, `observations` are the keys to put side by side (default: the format's own; "state[0:2]"
+    takes some numbers of one), `images` the keys or cameras of the pictures to decode (default: none); `subset`
+    is the name of a robomimic filter ("train").
     """
     reading = read(path, choose(observations, images, subset))
     dataset = accept(reading, str(path))

@@ -66,10 +66,8 @@ def read_lerobot(folder: Path, selection: Selection) -> Reading:
         reading = read_demonstrations(source, found)
         if reading.dataset is None:
             return reading
-        films = {
-            key: film(parquet, folder, info, key, reading.dataset.episode_lengths.tolist())
-            for key in selection.images
-        }
+        lengths = reading.dataset.episode_lengths.tolist()
+        films = dict(film(parquet, folder, info, name, lengths) for name in selection.images)
         pictures = {key: one.pictures for key, one in films.items()}
         return with_pictures(reading, pictures, [path for one in films.values() for path in one.files], found)
     except DataError as error:

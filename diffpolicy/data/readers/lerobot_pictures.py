@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pictures import Pictures
+from ..pictures import Pictures, picture_key
 from ..schema import DataError
 
 BLOCK = 64
@@ -34,24 +34,27 @@ def numbered(folder: Path, suffix: str) -> list[Path]:
     return sorted(order, key=order.__getitem__)
 
 
-def film(parquet: Any, folder: Path, info: Mapping[str, Any], key: str, lengths: Sequence[int]) -> Film:
-    """The pictures of a key for all steps of episodes of the given lengths; DataError where there are none."""
-    features = info["features"]
-    kind = features[key]["dtype"] if key in features else None
-    if kind == "image":
+def film(
+    parquet: Any, folder: Path, info: Mapping[str, Any], name: str, lengths: Sequence[int]
+) -> tuple[str, Film]:
+    """The key and pictures that a name means, for all steps of episodes of these lengths; DataError for none."""
+    kinds = {key: feature["dtype"] for key, feature in info["features"].items()}
+    known = [key for key, kind in kinds.items() if kind in ("image", "video")]
+    key = picture_key(name, known)
+    if key is None:
+        raise DataError(
+            f"{name}: there are no pictures of this name; the dataset has {', '.join(known) or 'none'}"
+        )
+    files: list[Path]
+    if kinds[key] == "image":
         files = numbered(folder / "data", "parquet")
         blocks = _images(parquet, files, key)
-    elif kind == "video":
+    else:
         segments = _segments(parquet, folder, key, float(info["fps"]), lengths)
         files = list(segments)
         blocks = _frames(segments)
-    else:
-        known = [name for name, feature in features.items() if feature["dtype"] in ("image", "video")]
-        raise DataError(
-            f"{key}: there are no pictures of this name; the dataset has {', '.join(known) or 'none'}"
-        )
     first = next(blocks)
-    return Film(Pictures((sum(lengths), *first.shape[1:]), _again(first, blocks)), files)
+    return key, Film(Pictures((sum(lengths), *first.shape[1:]), _again(first, blocks)), files)
 
 
 def _again(first: NDArray[np.uint8], rest: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
@@ -99,7 +102,10 @@ def _frames(segments: Mapping[Path, Sequence[tuple[int, int]]]) -> Iterator[NDAr
         reader = imageio_ffmpeg.read_frames(
             str(path), input_params=["-f", "mp4"], output_params=["-fps_mode", "passthrough"]
         )
-        width, height = next(reader)["size"]
+        try:
+            width, height = next(reader)["size"]
+        except (OSError, StopIteration) as error:
+            raise DataError(f"{path.name}: ffmpeg cannot decode this video (truncated or damaged)") from error
         position = 0
         for start, length in wanted:
             if start < position:
