@@ -177,7 +177,7 @@ def test_guidance_draws_towards_the_plan_and_leaves_its_far_end(analytic: Simple
         with torch.inference_mode():
             _, memory = acting.act(analytic.clock(0.0, 500), memory)
             assert memory.plan is not None
-            chunk, after = acting.act(analytic.clock(4.0, 500), memory, frozen=frozen)
+            _, after = acting.act(analytic.clock(4.0, 500), memory, frozen=frozen)
         assert after.plan is not None
         gap = after.plan.chunk[:, :-4] - memory.plan.chunk[:, 4:]
         distances[frozen] = gap.square().mean(dim=(0, 2)).sqrt()
