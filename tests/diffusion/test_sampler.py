@@ -170,8 +170,12 @@ def test_a_half_precision_denoiser_leaves_the_iterate_in_float32(solver: Solver)
         assert noisy.dtype == torch.float32
         return exact(noisy, level, condition).bfloat16()
 
+    def widened(noisy: Tensor, level: Tensor, condition: Any, /) -> Tensor:
+        return half(noisy, level, condition).float()
+
     rounded, wanted = sampler.sample(half, None, noise), sampler.sample(exact, None, noise)
     assert rounded.dtype == torch.float32
+    assert torch.equal(rounded, sampler.sample(widened, None, noise))
     assert (rounded - wanted).square().mean().sqrt().item() < 0.02
     double = sampler.sample(exact, None, noise.double())
     torch.testing.assert_close(wanted.double(), double, atol=2e-5, rtol=0)
