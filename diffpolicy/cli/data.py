@@ -121,8 +121,7 @@ def dataset_folder() -> Path:
 
 def _info(file: Path, chosen: dict[str, Any]) -> int:
     figures = data.describe(data.load(file, **chosen))
-    cameras = figures.pop("cameras")
-    for camera, (height, width) in cameras.items():
+    for camera, (height, width) in figures.pop("cameras", {}).items():
         figures[f"pictures of {camera}"] = f"{height} x {width}"
     figures["sha256"] = data.sha256(file)
     for name, value in figures.items():

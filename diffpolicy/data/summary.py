@@ -15,12 +15,13 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 def describe(dataset: OfflineDataset) -> dict[str, Any]:
     """Sizes, quantiles of episode length, return and cost, and the share of steps and episodes that violate.
 
-    JSON-ready; quantiles are keyed "0", "10", ..., "100" per cent; `cameras` has the height and width of each
-    one's pictures. Raises DataError for 0 episodes.
+    JSON-ready; quantiles are keyed "0", "10", ..., "100" per cent; where there are pictures, `cameras` has their
+    heights and widths. Raises DataError for 0 episodes.
     """
     if dataset.num_episodes == 0:
         raise DataError("a dataset of 0 episodes has nothing to describe")
     costs = dataset.episode_costs
+    cameras = {camera: list(column.shape[1:3]) for camera, column in sorted(dataset.images.items())}
     return {
         "episodes": dataset.num_episodes,
         "transitions": dataset.num_transitions,
@@ -34,7 +35,7 @@ def describe(dataset: OfflineDataset) -> dict[str, Any]:
         "terminal_episodes": float(dataset.terminals[dataset.episode_ends - 1].float().mean()),
         "largest_action": float(dataset.actions.abs().max()),
         "final_observations_known": dataset.final_observations_known,
-        "cameras": {camera: list(column.shape[1:3]) for camera, column in sorted(dataset.images.items())},
+        **({"cameras": cameras} if cameras else {}),
     }
 
 

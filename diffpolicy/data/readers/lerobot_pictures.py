@@ -78,11 +78,12 @@ def _segments(
     parquet: Any, folder: Path, key: str, fps: float, lengths: Sequence[int]
 ) -> dict[Path, list[tuple[int, int]]]:
     """Which frames of which video the episodes are, in their order: (first frame, number of frames)."""
-    fields = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+    wanted = ("chunk_index", "file_index", "from_timestamp")
+    fields = ["episode_index", *(f"videos/{key}/{name}" for name in wanted)]
     rows: list[tuple[int, int, int, float]] = []
     for path in numbered(folder / "meta/episodes", "parquet"):
-        table = parquet.read_table(path, columns=["episode_index", *fields])
-        rows += zip(*(column.to_pylist() for column in table.columns), strict=True)
+        table = parquet.read_table(path, columns=fields)
+        rows += zip(*(table.column(name).to_pylist() for name in fields), strict=True)
     if len(rows) != len(lengths):
         raise DataError(f"meta/episodes lists {len(rows)} episodes, the data holds {len(lengths)}")
     segments: dict[Path, list[tuple[int, int]]] = {}
