@@ -1,5 +1,6 @@
 """The streaming buffer: its levels, its marginals, and every action executed once."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -26,13 +27,13 @@ def test_a_decision_ends_where_the_next_one_begins(execute: int, steps: int | No
     path = buffer_path(100, 16, 1, execute, steps)
     assert path[-1][1 : 1 + execute] == [-1] * execute
     moved_up = path[-1][execute:] + [99] * execute
-    assert moved_up == [-1] + path[0][1:]
+    assert moved_up == [-1, *path[0][1:]]
     assert first_path(path)[0][1:] == [99] * 15
     assert first_path(path)[-1] == path[-1]
     for falling in (path, first_path(path)):
         assert all(
             row >= after
-            for above, below in zip(falling, falling[1:], strict=False)
+            for above, below in itertools.pairwise(falling)
             for row, after in zip(above, below, strict=True)
         )
 
