@@ -9,11 +9,11 @@ from torch import Tensor
 
 from diffpolicy.data import OfflineDataset
 from diffpolicy.diffusion import GaussianProcess, Sampler, contraction
-from diffpolicy.policies.arms import ChunkArm, parse_arm
+from diffpolicy.policies.arms import parse_arm
 from diffpolicy.policies.calibration import STILL, Calibration, Residual
 from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.following import DRAWN, CalibratedDenoiser, Following
-from diffpolicy.policies.rti import residual, shift
+from diffpolicy.policies.rti import Discrete, residual, shift
 
 ACCURATE_STEPS = (
     30  # of DPM-Solver++(2M) along log noise/signal: few steps of DDIM would understate the spread
@@ -33,13 +33,15 @@ def calibrate(
     samples: int = 16,
     angles: tuple[int, ...] = (),
     clip: float | None = 1.0,
+    discrete: Discrete | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Calibration:
     """Return the calibration of `model` on demonstrations with actions in [-1, 1], see `Calibration`.
 
     Spread and guess error are estimated from `samples` at each of so many `observations`, `elapsed` control steps
-    apart; the guards of the guarded `arms` from following demonstrations with them. Columns `angles` [rad] wrap.
+    apart; the guards of the guarded `arms` from following demonstrations with them. Observation columns `angles` [rad]
+    wrap, action columns `discrete` have two values.
     Raises PolicyError when no demonstration is long enough.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -57,7 +59,10 @@ def calibrate(
     for name in arms:
         arm = parse_arm(name)
         if arm.guard:
-            residuals[name] = _residual(model, arm, demonstrations, observations, usual, angles, clip, seed)
+            acting = ChunkPolicy(
+                model, replace(arm, guard=False), clip=clip, discrete=discrete, device=demonstrations.device
+            )
+            residuals[name] = _residual(acting, demonstrations, observations, usual, angles, seed)
     return Calibration(
         elapsed=elapsed,
         spread=tuple(spread.tolist()),
@@ -118,17 +123,14 @@ def evenly_spaced(process: GaussianProcess, steps: int) -> tuple[int, ...]:
 
 @torch.no_grad()
 def _residual(
-    model: CalibratedDenoiser,
-    arm: ChunkArm,
+    acting: ChunkPolicy,
     demonstrations: Following,
     rows: int,
     usual: Tensor,
     angles: tuple[int, ...],
-    clip: float | None,
     seed: int,
 ) -> Residual:
-    """Return an arm's residuals while it follows demonstrations, unguarded, for `CHAIN` decisions."""
-    acting = ChunkPolicy(model, replace(arm, guard=False), clip=clip, device=demonstrations.device)
+    """Return the residuals of an unguarded arm while it follows demonstrations for `CHAIN` decisions."""
     stride = acting.execute
     still = demonstrations.changes(usual, stride, angles) <= STILL
     longest = demonstrations.longest_run(still, stride) // stride + 1
