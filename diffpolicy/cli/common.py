@@ -39,6 +39,15 @@ def dataset_path(task: envs.Task, path: str | None) -> Path:
         if not found.exists():
             raise ConfigError(f"data={path}: there is no such file")
         return found
+    fetched = data.PUBLISHED.get(task.name.lower())
+    if task.id not in SHIPPED and fetched is not None:
+        local = data.cache_folder() / "datasets" / fetched.file_name
+        if not local.exists():
+            raise ConfigError(
+                f"{task.name} needs the demonstrations: `diffpolicy data fetch {task.name.lower()}` gets them; "
+                "or pass data=FILE"
+            )
+        return local
     if task.id not in SHIPPED:
         raise ConfigError(
             f"{task.name} needs a dataset: `diffpolicy data fetch {task.name}` gets the published one, "

@@ -8,7 +8,7 @@ class Verb(NamedTuple):
 
     `hydra` verbs have `main(cfg: DictConfig) -> None` and a file `<verb>.yaml` among the configs; `argparse`
     verbs have `main(arguments: list[str]) -> int`. `positional` is the key that a first word without "=" is
-    the value of: `diffpolicy bench fisor-act` is `diffpolicy bench name=fisor-act`.
+    the value of: `diffpolicy bench fisor-act` is `diffpolicy bench bench=fisor-act`.
     """
 
     module: str
@@ -27,7 +27,7 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": Verb("diffpolicy.cli.evaluate", "roll out a policy, write its certificate and report"),
     "bench": Verb(
-        "diffpolicy.cli.bench", "measure the speed of training and acting on this machine", "hydra", "name"
+        "diffpolicy.cli.bench", "measure the speed of training and acting on this machine", "hydra", "bench"
     ),
     "benchmark": Verb(
         "diffpolicy.cli.benchmark", "run a suite of tasks, arms and seeds and tabulate it", "hydra", "suite"
