@@ -7,9 +7,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from diffpolicy.evaluation.statistics import Interval
 from diffpolicy.evaluation.svg import COLOURS, INK, MARKERS, STYLE, WIDE, figure
+
+SPREAD = 1.05  # between families, as a factor of cost
 
 
 class Point(NamedTuple):
@@ -33,20 +36,28 @@ def trade_off_figure(panels: Mapping[str, Sequence[Point]], cost: str, score: st
     """Score against cost (logarithmic), a panel for each condition; arms of a family are joined."""
     families = list(dict.fromkeys(point.family for points in panels.values() for point in points))
     with mpl.rc_context(STYLE):
-        drawn = figure(4.4, width=WIDE, columns=len(panels), share_y=True)
+        drawn = figure(5.2, width=WIDE, columns=len(panels), share_y=True)
         for axes, (title, points) in zip(drawn.axes, panels.items(), strict=True):
-            for family in families:
+            for index, family in enumerate(families):
                 own = sorted((p for p in points if p.family == family), key=lambda point: point.cost)
-                _curve(axes, [p.cost for p in own], own, families.index(family), family)
+                # A little apart, so that arms of equal cost do not hide each other; labels alternate in place.
+                apart = SPREAD ** (index - (len(families) - 1) / 2)
+                _curve(axes, [p.cost * apart for p in own], own, index, family)
+                place, side = ((4, 4), "left") if index % 2 == 0 else ((-4, -9), "right")
                 for point in own:
                     axes.annotate(
                         point.label,
-                        (point.cost, point.score),
-                        (4, 4),
+                        (point.cost * apart, point.score),
+                        place,
                         textcoords="offset points",
                         fontsize=6.5,
+                        ha=side,
+                        color=COLOURS[index % len(COLOURS)],
                     )
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(title, loc="left", fontsize=9)
             axes.set_xlabel(cost)
         drawn.axes[0].set_ylabel(score)
