@@ -1,6 +1,7 @@
 """Figures of what a score costs: against evaluations, against latency, after a jump; with intervals."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -33,7 +34,10 @@ class Bar(NamedTuple):
 
 
 def trade_off_figure(panels: Mapping[str, Sequence[Point]], cost: str, score: str) -> Figure:
-    """Score against cost (logarithmic), a panel for each condition; arms of a family are joined."""
+    """Score against cost (logarithmic), a panel for each condition.
+
+    Arms of a family are joined, unless some of them cost the same.
+    """
     families = list(dict.fromkeys(point.family for points in panels.values() for point in points))
     with mpl.rc_context(STYLE):
         drawn = figure(5.2, width=WIDE, columns=len(panels), share_y=True)
@@ -42,7 +46,9 @@ def trade_off_figure(panels: Mapping[str, Sequence[Point]], cost: str, score: st
                 own = sorted((p for p in points if p.family == family), key=lambda point: point.cost)
                 # A little apart, so that arms of equal cost do not hide each other; labels alternate in place.
                 apart = SPREAD ** (index - (len(families) - 1) / 2)
-                _curve(axes, [p.cost * apart for p in own], own, index, family)
+                costs = [p.cost * apart for p in own]
+                rising = all(later > SPREAD * earlier for earlier, later in pairwise(costs))
+                _curve(axes, costs, own, index, family, joined=rising)
                 place, side = ((4, 4), "left") if index % 2 == 0 else ((-4, -9), "right")
                 for point in own:
                     axes.annotate(
@@ -98,7 +104,9 @@ def bar_figure(bars: Sequence[Bar], score: str) -> Figure:
     return drawn
 
 
-def _curve(axes: Axes, xs: Sequence[float], points: Sequence[Point], index: int, label: str) -> None:
+def _curve(
+    axes: Axes, xs: Sequence[float], points: Sequence[Point], index: int, label: str, *, joined: bool = True
+) -> None:
     if not points:
         return
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
@@ -112,6 +120,7 @@ def _curve(axes: Axes, xs: Sequence[float], points: Sequence[Point], index: int,
         marker=marker,
         ms=4.5,
         lw=1.0,
+        ls="-" if joined else "none",
         elinewidth=0.8,
         alpha=0.9,
         label=label,

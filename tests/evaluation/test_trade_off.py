@@ -37,6 +37,14 @@ def test_every_arm_is_drawn_in_its_panel() -> None:
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["DDIM", "RTI"]
 
 
+def test_arms_of_equal_cost_are_not_joined() -> None:
+    equal = [point("RTI", "2,1,0", 3.0, 0.9), point("RTI", "3,1,0", 3.0, 0.8)]
+    (axes,) = trade_off_figure({"": equal}, "evaluations", "score").axes
+    assert axes.containers[0].lines[0].get_linestyle() == "None"
+    (axes,) = trade_off_figure({"": PANELS["re-planning"][:2]}, "evaluations", "score").axes
+    assert axes.containers[0].lines[0].get_linestyle() == "-"
+
+
 def test_a_family_looks_the_same_in_every_panel() -> None:
     left, right = trade_off_figure(PANELS, "evaluations", "score").axes
     assert left.containers[1].lines[0].get_color() == right.containers[0].lines[0].get_color()
