@@ -62,13 +62,14 @@ class DiffusionLearner:
         sizes = (dataset.observation_size, dataset.action_size)
         used = layout if config.conditioning.symmetry else Layout()
         self.symmetries = Symmetries(used, *sizes, device)
-        initial = torch.Generator().manual_seed(2 * seed)
+        # Three streams: weights; windows, on the CPU where the data is; noise, on the device.
+        initial = torch.Generator().manual_seed(3 * seed)
         model = ChunkModel(config, *sizes, layout, initial)
         _fit(model, dataset, Symmetries(used, *sizes, torch.device("cpu")))
         self.trained = model.to_device(device)
         self.average = copy.deepcopy(self.trained).requires_grad_(False)
-        self.indices = torch.Generator().manual_seed(2 * seed + 1)
-        self.generator = torch.Generator(device).manual_seed(2 * seed + 1)
+        self.indices = torch.Generator().manual_seed(3 * seed + 1)
+        self.generator = torch.Generator(device).manual_seed(3 * seed + 2)
         optimizer = config.optimizer
         self.optimizer = torch.optim.AdamW(
             self.trained.parameters(),

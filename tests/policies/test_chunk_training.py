@@ -52,9 +52,9 @@ def test_both_ways_are_learnt_where_regression_goes_between(
     lengths = [16] * 40
     sides = torch.tensor([-0.8, 0.8]).repeat_interleave(16).repeat(20)
     data = make_demonstrations(torch.zeros(len(sides), 1), sides.unsqueeze(1), lengths)
-    asked = ConditioningConfig(prediction=prediction, dct=True)
+    asked = ConditioningConfig(prediction=prediction)
     optimizer = OptimizerConfig(
-        updates=800, batch=128, learning_rate=3e-3, warmup=20, gradient_clip=1.0, ema_limit=0.98
+        updates=500, batch=128, learning_rate=3e-3, warmup=20, gradient_clip=1.0, ema_limit=0.98
     )
     network = replace(tiny.network, hidden=[64, 64])
     config = replace(tiny, conditioning=asked, network=network, optimizer=optimizer)
