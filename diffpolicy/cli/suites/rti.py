@@ -6,7 +6,7 @@ Every network of every task is trained once per seed; every arm's episodes are a
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import envs
@@ -24,15 +24,16 @@ from diffpolicy.policies import parse_arm
 def main(cfg: DictConfig) -> None:
     """Run or go on with the suite."""
     console = Console(soft_wrap=True, highlight=False)
+    tasks = {envs.task(str(name)): task_config(cfg, str(name)) for name in cfg.tasks}
     found = [
-        run_network(cfg, envs.task(str(task)), str(network), console)
-        for task in cfg.tasks
+        run_network(options, task, str(network), console)
+        for task, options in tasks.items()
         for network in cfg.networks
     ]
     document = {
         **header(),
         "seeds": list(cfg.seeds),
-        "episodes": cfg.episodes,
+        "episodes": {task.name: options.episodes for task, options in tasks.items()},
         "seed": cfg.seed,
         "weights": {one.name: list(one.weights) for one in found},
         "rows": [row for one in found for row in one.rows],
@@ -43,6 +44,13 @@ def main(cfg: DictConfig) -> None:
     path = Path(cfg.results)
     write(document, markdown(document), path)
     console.print(f"report: {write_page(document, path)}")
+
+
+def task_config(cfg: DictConfig, name: str) -> DictConfig:
+    """Return the suite's options, changed by what it says of this task."""
+    merged = OmegaConf.merge(cfg, cfg.tasks[name] or {})
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def run_network(cfg: DictConfig, task: envs.Task, network: str, console: Console) -> Found:

@@ -153,8 +153,9 @@ def _is_rti(arm: str) -> bool:
 def markdown(document: Mapping[str, Any]) -> str:
     """Return the document's rows as Markdown tables."""
     lines = [
-        f"Made by `{document['command']}`; {len(document['seeds'])} training seeds x {document['episodes']} "
-        f"episodes from seed {document['seed']}. Brackets: 95 % intervals over training seeds and episodes. "
+        f"Made by `{document['command']}`; {len(document['seeds'])} training seeds, episodes of each: "
+        f"{episodes_text(document)}, from seed {document['seed']}. "
+        "Brackets: 95 % intervals over training seeds and episodes. "
         "Latency: one robot, one core, per decision. The best of several arms is chosen by the same episodes.",
     ]
     for name, rows in grouped(document["rows"]).items():
@@ -207,6 +208,11 @@ def markdown(document: Mapping[str, Any]) -> str:
             ],
         )
     return "\n".join(lines) + "\n"
+
+
+def episodes_text(document: Mapping[str, Any]) -> str:
+    """Return how many episodes of each task every training seed played: `PushT 100, pick-place-v3 50`."""
+    return ", ".join(f"{task} {count}" for task, count in document["episodes"].items())
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

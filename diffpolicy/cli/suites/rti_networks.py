@@ -107,9 +107,9 @@ def train_network(cfg: DictConfig, task: envs.Task, network: str, guarded: Seque
 
 
 def network_config(cfg: DictConfig, task: envs.Task, network: str) -> DictConfig:
-    """Return the options of `train`: the suite's, changed by what it says of this task and of this network."""
+    """Return the options of `train`: those of the task, changed by what the suite says of this network."""
     changes = (cfg.networks[network] or {}).get("train", {})
-    merged = OmegaConf.merge(cfg, cfg.tasks[task.name] or {}, changes)
+    merged = OmegaConf.merge(cfg, changes)
     assert isinstance(merged, DictConfig)
     merged.task, merged.run = task.id, str(Path(cfg.run).resolve() / task.name / network)
     merged.data = str(demonstrations_path(cfg, task))

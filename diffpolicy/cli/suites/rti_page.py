@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from diffpolicy.cli.suites.rti_document import grouped
+from diffpolicy.cli.suites.rti_document import episodes_text, grouped
 from diffpolicy.evaluation.page import STYLE, page, section, table
 from diffpolicy.evaluation.page import figure as framed
 from diffpolicy.evaluation.statistics import Interval
@@ -126,8 +126,8 @@ def _slug(name: str) -> str:
 def _lead(document: Mapping[str, Any]) -> str:
     met = sum(bool(target["met"]) for target in document["targets"])
     return (
-        f"{met} of {len(document['targets'])} targets met, from {len(document['seeds'])} training seeds with "
-        f"{document['episodes']} episodes each."
+        f"{met} of {len(document['targets'])} targets met, from {len(document['seeds'])} training seeds; episodes "
+        f"of each: {episodes_text(document)}."
     )
 
 

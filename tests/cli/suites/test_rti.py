@@ -64,7 +64,7 @@ def document(found: Found) -> dict[str, Any]:
         "commit": {"commit": "abc", "sha256": "0", "dirty": False},
         "machine": {"cpu": "one", "cores": 2, "accelerator": None, "system": "Linux"},
         "seeds": [0, 1],
-        "episodes": 4,
+        "episodes": {"PushT": 4},
         "seed": 0,
         "rows": found.rows,
         "delays": found.delay_rows,
