@@ -96,8 +96,10 @@ def compile_sampler(
     aoti      AOTInductor: a package at `path` (.pt2) that `load_sampler` runs elsewhere, without a compiler
     onnx      ONNX Runtime: a file at `path` (.onnx), likewise; needs the extra `export`
 
-    Without a `path` the file is temporary. `warm` loops begin at an iterate. They are compared on `states`
-    (batch, To, O), or on standard normal ones, and fixed noise.
+    The loop is unrolled, so that making takes about a second per evaluation for onnx and more for the other two, which
+    call a C++ compiler; what the network computes of its noise levels alone is folded away by onnx. Without a `path`
+    the file is temporary. `warm` loops begin at an iterate. All are compared on `states` (batch, To, O), or on
+    standard normal ones, and fixed noise.
 
     Raises:
         PolicyError: if the model is not on the CPU or looks at pictures, a package is missing, or the path's suffix
