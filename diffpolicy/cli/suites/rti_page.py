@@ -17,7 +17,7 @@ from diffpolicy.evaluation.trade_off import Bar, Point, bar_figure, delay_figure
 from diffpolicy.policies import parse_arm
 
 FAMILIES = {"ddpm": "DDPM", "ddim": "DDIM", "dpm": "DPM-Solver++", "heun": "Heun"}
-WARM = {"rti": "RTI", "warm": "warm, jumps", "warm_sde": "warm, ancestral jumps"}
+WARM = {"rti": "RTI", "warm": "warm, jumps", "warm_sde": "warm, ancestral jumps", "soft": "warm, committed"}
 DPI = 150
 
 
@@ -98,7 +98,7 @@ def family_of(arm: str) -> tuple[str, str]:
     guarded = " + guard" if parsed.guard else ""
     levels = re.findall(r"\d+", body)
     if parsed.warm is not None:
-        kind = re.match(r"(warm_sde|warm|rti)", body)
+        kind = re.match(r"(warm_sde|warm|rti|soft)", body)
         assert kind is not None
         return WARM[kind[1]] + guarded, ",".join(levels)
     if parsed.kind == "cold":

@@ -118,6 +118,7 @@ def test_the_page_stands_alone(document: dict[str, Any], tmp_path: Path) -> None
         ("leading_ddim_3@8", ("leading DDIM", "3")),
         ("rti_5_3_1_0_guard@1", ("RTI + guard", "5,3,1,0")),
         ("warm_sde_60_30@8", ("warm, ancestral jumps", "60,30")),
+        ("soft_20_10_3@1", ("warm, committed", "20,10,3")),
         ("streaming@8", ("streaming", "")),
         ("reuse@8", ("reuse", "")),
     ],
