@@ -162,7 +162,10 @@ class _Decision:
         if policy.arm.kind == "reuse":
             cold = cold | ((plan.stalled + 1) * self.elapsed + policy.execute > policy.ahead)
         if guard is not None:
-            cold = cold | (guard.change(plan.state, self.seen.newest, self.elapsed) > guard.jump)
+            jumped = guard.change(plan.state, self.seen.newest, self.elapsed) > guard.jump
+            if jumped.any():
+                self.seen = _begun_anew(self.seen, jumped)
+            cold = cold | jumped
             if policy.warm is not None:
                 cold = cold | guard.gave_up(plan.stalled)
         return cold
@@ -199,6 +202,23 @@ class _Decision:
         placed = chunk.clone()
         placed[rows] = new
         return placed
+
+
+def _begun_anew(observation: Observation, rows: Tensor) -> Observation:
+    """Return what is seen where, in some rows (B,) bool, the world has always been as it is now.
+
+    What was seen before a jump would otherwise pass for a velocity.
+    """
+
+    def still(seen: Tensor) -> Tensor:
+        chosen = rows.view(-1, *(1,) * (seen.ndim - 1))
+        return torch.where(chosen, seen[:, -1:], seen)
+
+    images = observation.images
+    return Observation(
+        still(observation.state),
+        None if images is None else {name: still(seen) for name, seen in images.items()},
+    )
 
 
 def executed(model: ChunkDenoiser, arm: ChunkArm) -> int:

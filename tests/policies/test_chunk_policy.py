@@ -129,6 +129,19 @@ def test_after_a_jump_the_unguarded_plan_lags_by_its_contraction(analytic: Simpl
     assert errors["rti_5_4_3_2_1_0_guard"] == pytest.approx(0.0, abs=4 * spread / rows**0.5)
 
 
+def test_what_was_seen_before_a_jump_does_not_pass_for_a_velocity(analytic: SimpleNamespace) -> None:
+    acting = policy(analytic, "rti_2_1_0_guard", guard=GUARD)
+    encode, shown = acting.model.encode, []
+    acting.model.encode = lambda seen: (shown.append(seen), encode(seen))[1]  # type: ignore[method-assign]
+    _, memory = acting.act(analytic.clock(0.0, 2), acting.start(2, 0))
+    seen = analytic.clock(1.0, 2)
+    seen.state[1, 1] += 50.0
+    acting.act(Observation(seen.state, {"camera": seen.state.view(2, 2, 1, 1, 1)}), memory)
+    warm, cold = shown[1:]
+    assert warm.state.flatten().tolist() == [0.0, 1.0]
+    assert cold.state.flatten().tolist() == cold.images["camera"].flatten().tolist() == [51.0, 51.0]
+
+
 def test_a_residual_beyond_its_threshold_starts_again(analytic: SimpleNamespace) -> None:
     guard = Guard(usual=GUARD.usual, jump=1e9, residual=0.2)
     acting = policy(analytic, "rti_5_4_3_2_1_0_guard", 0.02, guard=guard)
