@@ -120,17 +120,30 @@ def _curve(
         marker=marker,
         ms=4.5,
         lw=1.0,
-        ls="-" if joined else "none",
+        ls=_stroke(index) if joined else "none",
         elinewidth=0.8,
         alpha=0.9,
         label=label,
     )
 
 
+def _stroke(index: int) -> str:
+    """Solid while there are colours, dashed when they come again."""
+    return "-" if index < len(COLOURS) else "--"
+
+
 def _legend(drawn: Figure, names: Sequence[str]) -> None:
     handles = [
-        Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], ms=4.5, lw=1.0)
-        for i in range(len(names))
+        Line2D(
+            [],
+            [],
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
+            ls=_stroke(index),
+            ms=4.5,
+            lw=1.0,
+        )
+        for index in range(len(names))
     ]
     drawn.legend(
         handles,
