@@ -8,6 +8,7 @@ from diffpolicy.cli.common import compute_device, dataset_path
 from diffpolicy.cli.demonstrations import CALIBRATION, METHOD, load_demonstrations, trained_seeds
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import load_chunk_model
+from diffpolicy.policies.acting import discrete_of
 from diffpolicy.policies.calibrate import calibrate
 
 
@@ -24,7 +25,13 @@ def main(cfg: DictConfig) -> None:
         model = load_chunk_model(checkpoint, device)
         dataset = load_demonstrations(task, dataset_path(task, cfg.data), list(model.config.cameras))
         found = calibrate(
-            model, dataset, list(cfg.arms), elapsed=cfg.elapsed, angles=task.layout.angles, device=device
+            model,
+            dataset,
+            list(cfg.arms),
+            elapsed=cfg.elapsed,
+            angles=task.layout.angles,
+            discrete=discrete_of(model),
+            device=device,
         )
         path = checkpoint.path / CALIBRATION
         found.save(path)

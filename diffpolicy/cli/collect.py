@@ -31,7 +31,8 @@ def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True, highlight=False)
     for name, value in describe(dataset).items():
         console.print(f"{name}: {value}")
-    console.print(f"dataset: {path}\nnext:    diffpolicy train task={task.name} data={path}")
+    policy = "" if task.score == "return" else " policy=diffusion_mlp"
+    console.print(f"dataset: {path}\nnext:    diffpolicy train{policy} task={task.name} data={path}")
 
 
 def collect_task(
