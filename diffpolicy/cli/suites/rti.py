@@ -57,7 +57,7 @@ def run_network(cfg: DictConfig, task: envs.Task, network: str, console: Console
     """Train one network of one task where that is not done, play what is not played, and tabulate it."""
     console.rule(f"{task.name}: {network}")
     names = arm_names(cfg, network)
-    guarded = [arm for arm in dict.fromkeys([*names, *cfg.jump.arms]) if parse_arm(arm).guard]
+    guarded = [arm for arm in dict.fromkeys([*names, *cfg.jump.arms, cfg.delays.arm]) if parse_arm(arm).guard]
     trained = train_network(cfg, task, network, guarded)
     vector: Any = envs.make_vector(task.id, batch_size(cfg.episodes, PARALLEL), autoreset=False)
     try:

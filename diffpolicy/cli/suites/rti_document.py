@@ -166,7 +166,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         "Latency: one robot, one core, per decision. The best of several arms is chosen by the same episodes.",
     ]
     for name, rows in grouped(document["rows"]).items():
-        runtimes = list(rows[0]["latency_ms"])
+        runtimes = list(dict.fromkeys(name for row in rows for name in row["latency_ms"]))
         heads = [f"{runtime} p50 / p95 / p99 / max [ms]" for runtime in runtimes]
         head = [
             "arm",
@@ -189,7 +189,7 @@ def markdown(document: Mapping[str, Any]) -> str:
                     f"{row['evaluations_per_step']:.3g}",
                     f"{row['evaluations_per_chunk']:g}",
                     f"{row['cold_starts_per_episode']:.1f}",
-                    *(_latency(row["latency_ms"][runtime]) for runtime in runtimes),
+                    *(_latency(row["latency_ms"].get(runtime)) for runtime in runtimes),
                 ]
                 for row in rows
             ],
@@ -241,5 +241,5 @@ def _interval(estimate: Mapping[str, Any] | None) -> str:
     return f"{estimate['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _latency(found: Mapping[str, float]) -> str:
-    return " / ".join(f"{found[key]:.2f}" for key in ("p50", "p95", "p99", "max"))
+def _latency(found: Mapping[str, float] | None) -> str:
+    return "" if found is None else " / ".join(f"{found[key]:.2f}" for key in ("p50", "p95", "p99", "max"))

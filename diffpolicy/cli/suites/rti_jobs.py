@@ -15,7 +15,7 @@ from diffpolicy.evaluation.jump import play_jump, play_undisturbed
 from diffpolicy.evaluation.protocol import episode_seeds
 from diffpolicy.evaluation.rollout import play
 from diffpolicy.evaluation.summary import Episodes
-from diffpolicy.policies import Policy
+from diffpolicy.policies import Policy, parse_arm
 
 OVERHEAD = 1.0  # a control step of the simulator, in evaluations of a network
 Make = Callable[[Policy, Sequence[int]], list[Episode]]
@@ -91,6 +91,8 @@ def _member_jobs(
 def latency_job(cfg: DictConfig, trained: Trained, arm: str) -> Job:
     """Return how long an arm's decisions take [ms], by runtime, with the first training seed."""
     asked = cfg.latency
+    streaming = parse_arm(arm).kind == "streaming"  # keeps a buffer of its own, which no runtime compiles
+    runtimes: list[Any] = ["eager"] if streaming else list(asked.runtimes)
     seed = cfg.seed - 1_000  # other episodes than the score's
 
     def make() -> dict[str, Any]:
@@ -103,13 +105,13 @@ def latency_job(cfg: DictConfig, trained: Trained, arm: str) -> Job:
                     decisions=asked.decisions,
                 )
             )
-            for runtime in asked.runtimes
+            for runtime in runtimes
         }
 
     of = {
         "weights": trained.weights[0],
         "decisions": asked.decisions,
-        "runtimes": list(asked.runtimes),
+        "runtimes": runtimes,
         "machine": provenance.machine(),
     }
     return Job(f"{arm}-latency", trained.folder / f"{arm}-latency.json", of, make)

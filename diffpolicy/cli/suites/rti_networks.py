@@ -1,11 +1,11 @@
 """The networks of the suite `rti`: trained where they are not, calibrated, and ready to act as any arm."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 import envs
 from diffpolicy import training
@@ -18,8 +18,7 @@ from diffpolicy.policies.acting import chunk_policy
 from diffpolicy.policies.calibrate import calibrate
 from diffpolicy.policies.calibration import Calibration
 from diffpolicy.policies.freezing import Freezing
-from diffpolicy.policies.inference import CompiledInference, Inference
-from diffpolicy.policies.runtimes import Runtime, compile_sampler
+from diffpolicy.policies.runtimes import Runtime
 from diffpolicy.policies.streaming import StreamingPolicy
 
 
@@ -82,19 +81,11 @@ def compiled(runtime: Runtime) -> dict[str, Any]:
     """Return the options of `chunk_policy` for one robot on a runtime: none for "eager"."""
     if runtime == "eager":
         return {}
+    from diffpolicy.policies.runtimes import (
+        compile_inference,
+    )  # needs the extra `export`, timing alone does not
 
-    def sampling(inference: Inference) -> CompiledInference:
-        warm = inference.warm
-        run = compile_sampler(inference.model, inference.sampler, runtime, warm=warm is not None)  # type: ignore[arg-type]
-
-        def solve(states: Tensor, noise: Tensor, guess: Tensor | None) -> Tensor:
-            if warm is None or guess is None:
-                return run(states, noise)
-            return run(states, noise, warm.begin(inference.model.process, guess, noise[0]))
-
-        return solve
-
-    return {"sampling": sampling}
+    return {"sampling": partial(compile_inference, runtime=runtime)}
 
 
 def train_network(cfg: DictConfig, task: envs.Task, network: str, guarded: Sequence[str]) -> Trained:
