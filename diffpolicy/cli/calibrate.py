@@ -5,11 +5,12 @@ from omegaconf import DictConfig
 import envs
 from diffpolicy import training
 from diffpolicy.cli.common import compute_device, dataset_path
-from diffpolicy.cli.demonstrations import CALIBRATION, METHOD, load_demonstrations, trained_seeds
+from diffpolicy.cli.demonstrations import METHOD, load_demonstrations, trained_seeds
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import load_chunk_model
 from diffpolicy.policies.acting import discrete_of
 from diffpolicy.policies.calibrate import calibrate
+from diffpolicy.policies.loading import CALIBRATION
 
 
 def main(cfg: DictConfig) -> None:

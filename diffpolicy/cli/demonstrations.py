@@ -19,12 +19,11 @@ from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.evaluation import provenance
 from diffpolicy.evaluation.video import animation, film, record_video
-from diffpolicy.policies import DiffusionConfig, DiffusionLearner, Policy, load_chunk_model, parse_arm
+from diffpolicy.policies import DiffusionConfig, DiffusionLearner, Policy, load_chunk_model
 from diffpolicy.policies.acting import chunk_policy
-from diffpolicy.policies.calibration import Calibration
+from diffpolicy.policies.loading import read_calibration
 
 METHOD = "diffusion"  # what a checkpoint's manifest says
-CALIBRATION = "calibration.json"  # beside a checkpoint's weights
 ARMS = ("ddim_3@8", "soft_20_10_3@1", "rti_5_3_1_0@1", "ddpm_100@8")  # evaluated unless others are named
 
 
@@ -135,30 +134,16 @@ def make_judge(task: envs.Task, node: DictConfig | None, device: torch.device) -
 
 def players(
     checkpoints: Sequence[training.Checkpoint], arms: Sequence[str], device: torch.device
-) -> dict[str, list[Policy]]:
+) -> dict[str, Sequence[Policy]]:
     """Return for every arm one policy for each of the checkpoints (training seeds).
 
     Guarded arms take their thresholds from what `diffpolicy calibrate` left beside the checkpoint.
     """
-    models = [load_chunk_model(checkpoint, device) for checkpoint in checkpoints]
-    found: dict[str, list[Policy]] = {}
-    for name in arms:
-        found[name] = [
-            chunk_policy(model, name, calibration=_calibration(checkpoint, name), device=device)
-            for model, checkpoint in zip(models, checkpoints, strict=True)
-        ]
-    return found
-
-
-def _calibration(checkpoint: training.Checkpoint, arm: str) -> Calibration | None:
-    if not parse_arm(arm).guard:
-        return None
-    path = checkpoint.path / CALIBRATION
-    if not path.exists():
-        raise ConfigError(
-            f"arm {arm} needs thresholds: diffpolicy calibrate checkpoint={checkpoint.path} arms=[{arm}]"
-        )
-    return Calibration.load(path)
+    models = [(load_chunk_model(one, device), read_calibration(one)) for one in checkpoints]
+    return {
+        name: [chunk_policy(model, name, calibration=found, device=device) for model, found in models]
+        for name in arms
+    }
 
 
 def evaluate(

@@ -34,7 +34,10 @@ def chunk_policy(
     guard = None
     if arm.guard:
         if calibration is None:
-            raise PolicyError(f"arm {arm.name!r} needs the thresholds of a calibration, which was not given")
+            raise PolicyError(
+                f"arm {arm.name!r} needs the thresholds of a calibration: "
+                f"diffpolicy calibrate checkpoint=... arms=[{arm.name}]"
+            )
         guard = calibration.guard(arm)
     return ChunkPolicy(
         model,

@@ -1,18 +1,25 @@
 """From a checkpoint folder to policies that act; needs neither the data set nor a simulator nor Hydra."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from diffpolicy.data import Standardizer
 from diffpolicy.networks import select_members
+from diffpolicy.policies.acting import chunk_policy
 from diffpolicy.policies.actors import ActorConfig, DiffusionActors
+from diffpolicy.policies.calibration import Calibration
+from diffpolicy.policies.chunk_loading import load_chunk_model
+from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.selection import ARMS, CandidatePolicy
+from diffpolicy.policies.streaming import StreamingPolicy
 from diffpolicy.safety import CriticConfig, Critics
 from diffpolicy.training import Checkpoint
+
+CALIBRATION = "calibration.json"  # beside a checkpoint's weights
 
 
 def available_arms(manifest: Mapping[str, Any]) -> list[str]:
@@ -25,13 +32,40 @@ def available_arms(manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
+@overload
 def load_policy(
     checkpoint: Checkpoint, arm: str, seed: int, device: torch.device | str = "cpu"
-) -> CandidatePolicy:
-    """Return `arm` of training seed `seed` (one of the manifest's "seeds") ready to act on `device`.
+) -> CandidatePolicy: ...
+@overload
+def load_policy(
+    checkpoint: Checkpoint, arm: str, *, device: torch.device | str = "cpu"
+) -> ChunkPolicy | StreamingPolicy: ...
+def load_policy(
+    checkpoint: Checkpoint, arm: str, seed: int | None = None, device: torch.device | str = "cpu"
+) -> CandidatePolicy | ChunkPolicy | StreamingPolicy:
+    """Return `arm` of a checkpoint ready to act on `device`.
 
-    Raises PolicyError when the checkpoint holds no such arm or seed.
+    FISOR's checkpoints hold several training seeds: `seed` is one of the manifest's "seeds". Those of chunk policies
+    hold one; guarded arms take their thresholds from the `calibration.json` beside the weights. Raises PolicyError
+    when the checkpoint holds no such arm or seed, or no thresholds.
     """
+    if checkpoint.manifest["method"] == "diffusion":
+        model = load_chunk_model(checkpoint, device)
+        return chunk_policy(model, arm, calibration=read_calibration(checkpoint), device=device)
+    if seed is None:
+        raise PolicyError(
+            f"{checkpoint.path} holds the training seeds {checkpoint.manifest['seeds']}: name one"
+        )
+    return _fisor(checkpoint, arm, seed, device)
+
+
+def read_calibration(checkpoint: Checkpoint) -> Calibration | None:
+    """Return what `diffpolicy calibrate` left beside the weights of a checkpoint, None if it did not."""
+    path = checkpoint.path / CALIBRATION
+    return Calibration.load(path) if path.exists() else None
+
+
+def _fisor(checkpoint: Checkpoint, arm: str, seed: int, device: torch.device | str) -> CandidatePolicy:
     manifest = checkpoint.manifest
     if arm not in available_arms(manifest):
         raise PolicyError(
