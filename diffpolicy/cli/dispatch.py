@@ -62,7 +62,10 @@ def one_line(error: Exception) -> str | None:
         package = (error.name or "").partition(".")[0]
         if package in OUR_PACKAGES:
             return None
-        return f"package '{package}' is missing: run `make setup`, or pip install 'diffpolicy[safety,collect,robotics,formats,export]'"
+        return (
+            f"package '{package}' is missing: run `make setup`, or pip install "
+            "'diffpolicy[safety,collect,robotics,formats,export]'"
+        )
     ours = type(error).__module__.partition(".")[0] in OUR_PACKAGES
     if not ours and not isinstance(error, OSError):
         return None
