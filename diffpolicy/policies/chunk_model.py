@@ -91,11 +91,13 @@ class ChunkModel(nn.Module):
     def fit(self, states: Tensor, actions: Tensor) -> None:
         """Fit normalisation and spreads to windows: states (N, To, O), actions (N, Tp, A) in [-1, 1], on the CPU."""
         asked = self.config.conditioning
+        fitted = MinMaxNormalizer.fit(actions)
         if asked.normalizer == "minmax":
-            fitted = MinMaxNormalizer.fit(actions)
             self.center, self.scale = fitted.center, fitted.half_range
+        # The two values of a discrete action, which need not be -1 and 1, become +-discrete_scale in any case.
         discrete = list(self.layout.discrete)
-        self.scale[discrete] = self.scale[discrete] / asked.discrete_scale
+        self.center[discrete] = fitted.center[discrete]
+        self.scale[discrete] = fitted.half_range[discrete] / asked.discrete_scale
         self.features.fit(states)
         relative = self.from_actions(actions) - self.origin(states)
         self.preconditioner.fit(self.preconditioner.to_coordinates(relative))

@@ -93,8 +93,8 @@ class ChunkPolicy:
     @torch.no_grad()
     def actions(self, chunk: Tensor) -> Tensor:
         """Return the actions (B, Tp - (To-1), A) in [-1, 1] of a chunk (B, Tp, A), from the decision on."""
-        actions = self.model.to_actions(chunk[:, self.observation_horizon - 1 :])
-        return actions if self.discrete is None else self.discrete.execute(actions)
+        ahead = chunk[:, self.observation_horizon - 1 :]
+        return self.model.to_actions(ahead if self.discrete is None else self.discrete.execute(ahead))
 
     def infer(
         self,

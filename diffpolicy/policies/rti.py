@@ -54,9 +54,9 @@ class Discrete:
         """Return a guess (B, H, A) in normalised units as a warm start may use it."""
         return snap(guess, self.columns, self.magnitude) if self.treatment == "clip" else guess
 
-    def execute(self, actions: Tensor) -> Tensor:
-        """Return actions (B, h, A) in [-1, 1] with the two-valued columns at -1 or 1."""
-        return snap(actions, self.columns, 1.0)
+    def execute(self, chunk: Tensor) -> Tensor:
+        """Return actions (B, h, A) in normalised units with the two-valued columns at one label or the other."""
+        return snap(chunk, self.columns, self.magnitude)
 
 
 @dataclass(frozen=True)

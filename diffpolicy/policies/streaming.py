@@ -90,9 +90,9 @@ class StreamingPolicy:
             clean = clean if self.clip is None else clean.clamp(-self.clip, self.clip)
             buffer = step.keep * buffer + step.signal * clean + step.noise * added
         past = self.observation_horizon - 1
-        actions = model.to_actions(buffer[:, past : past + self.execute])
+        ahead = buffer[:, past : past + self.execute]
         answer = ActionChunk(
-            actions if self.discrete is None else self.discrete.execute(actions),
+            model.to_actions(ahead if self.discrete is None else self.discrete.execute(ahead)),
             evaluations=torch.full((batch,), len(steps), dtype=torch.int64, device=self.device),
             cold=torch.full((batch,), first, device=self.device),
         )

@@ -74,11 +74,16 @@ def test_two_valued_actions_are_treated_as_they_were_trained(
     discrete = discrete_of(model)
     assert discrete is not None
     assert (discrete.columns, discrete.treatment) == ((1,), treatment)
-    label = model.from_actions(torch.ones(1, 1, 2))[0, 0, 1]
-    assert label.item() == pytest.approx(discrete.magnitude)
+    labels = plane.actions[:, 1].min(), plane.actions[:, 1].max()
+    for label, sign in zip(labels, (-1.0, 1.0), strict=True):
+        normalised = model.from_actions(label.expand(1, 1, 2))[0, 0, 1]
+        assert normalised.item() == pytest.approx(sign * discrete.magnitude)
     acting = chunk_policy(model, "rti_2_1_0@4")
     seen = Observation(plane.observations[:2].unsqueeze(0))
     chunk, memory = acting.act(seen, acting.start(1, 0))
     chunk, _ = acting.act(seen, memory)
-    assert set(chunk.actions[..., 1].flatten().tolist()) <= {-1.0, 1.0}
-    assert not set(chunk.actions[..., 0].flatten().tolist()) <= {-1.0, 1.0}
+    gripped = chunk.actions[..., 1].flatten()
+    assert all(min(abs(action - label) for label in labels) < 1e-6 for action in gripped)
+    assert not all(
+        min(abs(action - label) for label in labels) < 1e-6 for action in chunk.actions[..., 0].flatten()
+    )

@@ -54,11 +54,15 @@ def test_actions_survive_normalisation(
 
 
 def test_discrete_actions_are_scaled(tiny: DiffusionConfig, plane: OfflineDataset, layout: Layout) -> None:
-    plain = _model(tiny, plane, layout)
-    scaled = _model(_asking(tiny, discrete_scale=0.1), plane, replace(layout, discrete=(1,)))
-    expected = plain.from_actions(plane.actions) * torch.tensor([1.0, 0.1])
-    torch.testing.assert_close(scaled.from_actions(plane.actions), expected)
-    torch.testing.assert_close(scaled.to_actions(expected), plane.actions)
+    gripper = plane.actions.clone()
+    gripper[:, 1] = (gripper[:, 1] > 0).float()  # two values, 0 and 1
+    dataset = replace(plane, actions=gripper)
+    for normalizer in ("minmax", "limits"):
+        asked = _asking(tiny, normalizer=normalizer, discrete_scale=0.1)
+        scaled = _model(asked, dataset, replace(layout, discrete=(1,)))
+        normalised = scaled.from_actions(gripper)
+        torch.testing.assert_close(normalised[:, 1], 0.2 * gripper[:, 1] - 0.1)
+        torch.testing.assert_close(scaled.to_actions(normalised), gripper)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "edm"])
