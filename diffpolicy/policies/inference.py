@@ -19,6 +19,7 @@ class ChunkDenoiser(Protocol):
     observation_horizon: int
     prediction_horizon: int
     execution_horizon: int
+    observation_size: int
     action_size: int
 
     def encode(self, observation: Observation) -> Any:

@@ -17,7 +17,7 @@ from diffpolicy.policies.errors import PolicyError
 
 Run = Callable[..., Tensor]
 Shapes = dict[str, tuple[int, ...]]
-INPUTS = ("states", "noise", "start")
+INPUTS = ("states", "noise", "guess")
 
 
 def compile_inductor(program: ExportedProgram, inputs: tuple[Tensor, ...], threads: int) -> Run:

@@ -4,15 +4,16 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from diffpolicy.diffusion import Denoiser, Sampler
 from diffpolicy.policies.errors import PolicyError
+from diffpolicy.policies.inference import ChunkDenoiser, Inference
 from diffpolicy.policies.policy import Observation
 from diffpolicy.policies.runtime_backends import (
+    INPUTS,
     Run,
     compile_aoti,
     compile_inductor,
@@ -31,35 +32,22 @@ class ParityError(PolicyError):
     """A compiled loop that does not compute what the model computes."""
 
 
-class ChunkModule(Denoiser, Protocol):
-    """What compiling asks of a chunk model, besides being a torch module on the CPU."""
+class _Graph(nn.Module):
+    """An inference as a module: its model's weights are those of the graph."""
 
-    observation_horizon: int
-    prediction_horizon: int
-    observation_size: int
-    action_size: int
-
-    def encode(self, observation: Observation) -> Any:
-        """Return the condition of `observation`, which `__call__` understands."""
-        ...
-
-
-class SamplingLoop(nn.Module):
-    """All steps of a sampler on a model, from states (B, To, O), noise (draws, B, Tp, A) and, warm, an iterate."""
-
-    def __init__(self, model: ChunkModule, sampler: Sampler) -> None:
+    def __init__(self, inference: Inference) -> None:
         super().__init__()
-        self.model, self.sampler = model, sampler
+        self.model, self.inference = inference.model, inference
 
-    def forward(self, states: Tensor, noise: Tensor, start: Tensor | None = None) -> Tensor:
-        """Return chunks (B, Tp, A) in normalised units; `start` (B, Tp, A) is the iterate at the first level."""
-        return self.sampler.sample(self.model, self.model.encode(Observation(states)), noise, start)
+    def forward(self, states: Tensor, noise: Tensor, guess: Tensor | None = None) -> Tensor:
+        """Return chunks (B, Tp, A) in normalised units."""
+        return self.inference(Observation(states), noise, guess)
 
 
 class CompiledSampler:
-    """A sampling loop for inputs of fixed shapes, whatever runs it.
+    """All steps of an inference for inputs of fixed shapes, whatever runs them.
 
-    `shapes` names the inputs in order: "states" (B, To, O), "noise" (draws, B, Tp, A) and, of a warm start, "start"
+    `shapes` names the inputs in order: "states" (B, To, O), "noise" (draws, B, Tp, A) and, of a warm start, "guess"
     (B, Tp, A). `threads` is the number of threads that a call may use.
     """
 
@@ -69,27 +57,25 @@ class CompiledSampler:
         self.runtime, self.shapes, self.threads = runtime, dict(shapes), threads
         self._run = run
 
-    def __call__(self, states: Tensor, noise: Tensor, start: Tensor | None = None) -> Tensor:
+    def __call__(self, states: Tensor, noise: Tensor, guess: Tensor | None = None) -> Tensor:
         """Return chunks (B, Tp, A) in normalised units; PolicyError for inputs of other shapes."""
-        given = {"states": states, "noise": noise} | ({} if start is None else {"start": start})
+        given = {"states": states, "noise": noise} | ({} if guess is None else {"guess": guess})
         found = {name: tuple(tensor.shape) for name, tensor in given.items()}
         if found != self.shapes:
             raise PolicyError(f"this sampler was compiled for inputs {self.shapes}, it got {found}")
         return self._run(*given.values())
 
 
-def compile_sampler(
-    model: ChunkModule,
-    sampler: Sampler,
+def compile_inference(
+    inference: Inference,
     runtime: Runtime,
     *,
     batch: int = 1,
     threads: int = 1,
-    warm: bool = False,
     states: Tensor | None = None,
     path: Path | None = None,
 ) -> CompiledSampler:
-    """Compile the loop of `sampler` on `model` for a fixed `batch`, check it against the loop itself, and return it.
+    """Compile an inference for a fixed `batch`, check it against the inference itself, and return it.
 
     eager     the loop as it is
     inductor  torch.compile with frozen weights, for this process
@@ -106,15 +92,15 @@ def compile_sampler(
             is not the runtime's.
         ParityError: if the largest difference exceeds 1e-4.
     """
-    _check(model, runtime, path)
-    loop = SamplingLoop(model, sampler).eval()
-    inputs = _inputs(model, sampler, batch, warm, states)
+    _check(inference.model, runtime, path)
+    loop = _Graph(inference).eval()
+    inputs = _inputs(inference, batch, states)
     reference: Run = _threaded(loop, threads)
     try:
         expected = reference(*inputs)
     except PolicyError as error:
         raise PolicyError(f"a compiled sampler is given states and noise only; {error}") from error
-    shapes = {name: tuple(x.shape) for name, x in zip(("states", "noise", "start"), inputs, strict=False)}
+    shapes = {name: tuple(x.shape) for name, x in zip(INPUTS, inputs, strict=False)}
     if runtime == "eager":
         return CompiledSampler(runtime, reference, shapes, threads)
     with torch.no_grad(), warnings.catch_warnings():
@@ -134,7 +120,7 @@ def compile_sampler(
 
 
 def load_sampler(path: Path, *, threads: int = 1) -> CompiledSampler:
-    """Return a sampler compiled to `path` by `compile_sampler`; PolicyError if it is no such file.
+    """Return a sampler compiled to `path` by `compile_inference`; PolicyError if it is no such file.
 
     The package of AOTInductor is machine code: load only files whose origin you trust.
     """
@@ -161,7 +147,7 @@ def check_parity(compiled: Callable[..., Tensor], inputs: tuple[Tensor, ...], ex
     return float(difference)
 
 
-def _check(model: ChunkModule, runtime: Runtime, path: Path | None) -> None:
+def _check(model: ChunkDenoiser, runtime: Runtime, path: Path | None) -> None:
     if runtime not in RUNTIMES:
         raise PolicyError(f"a runtime is one of {', '.join(RUNTIMES)}, not {runtime!r}")
     if path is not None and path.suffix != SUFFIXES.get(runtime):
@@ -173,16 +159,17 @@ def _check(model: ChunkModule, runtime: Runtime, path: Path | None) -> None:
         raise PolicyError("compiled samplers run on the CPU: move the model there first")
 
 
-def _inputs(
-    model: ChunkModule, sampler: Sampler, batch: int, warm: bool, states: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Return the inputs that a loop is traced with and compared on."""
+def _inputs(inference: Inference, batch: int, states: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the inputs that an inference is traced with and compared on."""
+    model = inference.model
     generator = torch.Generator().manual_seed(0)  # any fixed noise serves
     chunk = (batch, model.prediction_horizon, model.action_size)
     if states is None:
         states = torch.randn(batch, model.observation_horizon, model.observation_size, generator=generator)
-    noise = torch.randn(sampler.draws, *chunk, generator=generator)
-    return (states, noise, torch.randn(chunk, generator=generator)) if warm else (states, noise)
+    noise = torch.randn(inference.sampler.draws, *chunk, generator=generator)
+    if inference.warm is None:
+        return states, noise
+    return states, noise, torch.randn(chunk, generator=generator)
 
 
 def _stored(

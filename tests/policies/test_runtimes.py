@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from diffpolicy.diffusion import Sampler, trailing
-from diffpolicy.policies import runtime_backends
+from diffpolicy.policies import ChunkPolicy, runtime_backends
+from diffpolicy.policies.acting import chunk_policy
 from diffpolicy.policies.chunk_config import ConditioningConfig, DiffusionConfig, NetworkConfig
 from diffpolicy.policies.chunk_model import ChunkModel
 from diffpolicy.policies.errors import PolicyError
+from diffpolicy.policies.inference import Inference
 from diffpolicy.policies.policy import Observation
 from diffpolicy.policies.runtimes import (
     ParityError,
     Runtime,
     check_parity,
-    compile_sampler,
+    compile_inference,
     load_sampler,
 )
 from envs.layout import Body, Layout
@@ -41,19 +42,19 @@ def _model(kind: str = "mlp", conditioning: ConditioningConfig = GEOMETRIC) -> C
     return model.requires_grad_(False).eval()
 
 
-def _sampler(model: ChunkModel, name: str) -> Sampler:
-    levels = trailing(model.process.levels, 2)
-    if name == "rti":
-        return Sampler(model.process, "ddpm", (1, 0), single_index=True, clip=1.0)
-    return Sampler(model.process, name, levels, clip=1.0)  # type: ignore[arg-type]
+def _inference(model: ChunkModel, name: str) -> Inference:
+    """What an arm does at every decision but the first."""
+    policy = chunk_policy(model, name)
+    assert isinstance(policy, ChunkPolicy)
+    return policy.warm or policy.cold
 
 
-def _inputs(sampler: Sampler, warm: bool, batch: int = 1, seed: int = 5) -> tuple[Tensor, ...]:
+def _inputs(inference: Inference, batch: int = 1, seed: int = 5) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(batch, 2, 5, generator=generator)
-    noise = torch.randn(sampler.draws, batch, 8, 2, generator=generator)
-    start = torch.randn(batch, 8, 2, generator=generator)
-    return (states, noise, start) if warm else (states, noise)
+    noise = torch.randn(inference.sampler.draws, batch, 8, 2, generator=generator)
+    guess = torch.randn(batch, 8, 2, generator=generator)
+    return (states, noise) if inference.warm is None else (states, noise, guess)
 
 
 def _agree(first: Tensor, second: Tensor) -> None:
@@ -67,43 +68,39 @@ def onnx() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "warm"),
+    ("kind", "name"),
     [
-        ("mlp", "ddim", False),
-        ("mlp", "ddim", True),  # needs no noise, and takes it all the same
-        ("unet", "dpm_solver", False),
-        ("transformer", "heun", False),
+        ("mlp", "ddim_2"),
+        ("mlp", "warm_60_30"),
+        ("mlp", "soft_20_3"),
+        ("unet", "dpm_2"),
+        ("transformer", "heun_2"),
     ],
 )
 @pytest.mark.usefixtures("onnx")
-def test_onnx_runtime_equals_the_loop(kind: str, name: str, warm: bool) -> None:
-    conditioning = GEOMETRIC if kind == "mlp" else PLAIN
-    model = _model(kind, conditioning)
-    sampler = _sampler(model, name)
-    compiled = compile_sampler(model, sampler, "onnx", batch=3, warm=warm)
-    eager = compile_sampler(model, sampler, "eager", batch=3, warm=warm)
+def test_onnx_runtime_equals_the_inference(kind: str, name: str) -> None:
+    inference = _inference(_model(kind, GEOMETRIC if kind == "mlp" else PLAIN), name)
+    compiled = compile_inference(inference, "onnx", batch=3)
     for seed in range(3):
-        inputs = _inputs(sampler, warm, 3, seed)
-        _agree(compiled(*inputs), eager(*inputs))
+        inputs = _inputs(inference, 3, seed)
+        states, *rest = inputs
+        _agree(compiled(*inputs), inference(Observation(states), *rest))
 
 
-def test_the_eager_runtime_is_the_sampler() -> None:
-    model = _model()
-    sampler = _sampler(model, "rti")
-    states, noise, start = _inputs(sampler, True)
-    expected = sampler.sample(model, model.encode(Observation(states)), noise, start)
+def test_the_eager_runtime_is_the_inference() -> None:
+    inference = _inference(_model(), "rti_1_0")
+    states, noise, guess = _inputs(inference)
     before = torch.get_num_threads()
-    got = compile_sampler(model, sampler, "eager", warm=True, threads=before + 1)(states, noise, start)
+    got = compile_inference(inference, "eager", threads=before + 1)(states, noise, guess)
     assert torch.get_num_threads() == before
-    _agree(got, expected)
+    _agree(got, inference(Observation(states), noise, guess))
 
 
 def test_inductor_equals_the_loop_in_every_mode() -> None:
-    model = _model(conditioning=PLAIN)
-    sampler = Sampler(model.process, "ddim", (40,), clip=1.0)
-    compiled = compile_sampler(model, sampler, "inductor")
-    inputs = _inputs(sampler, False)
-    expected = compile_sampler(model, sampler, "eager")(*inputs)
+    inference = _inference(_model(conditioning=PLAIN), "ddim_1")
+    compiled = compile_inference(inference, "inductor")
+    inputs = _inputs(inference)
+    expected = compile_inference(inference, "eager")(*inputs)
     _agree(compiled(*inputs), expected)
     compiles = counters["stats"]["unique_graphs"]
     with torch.inference_mode():
@@ -112,12 +109,11 @@ def test_inductor_equals_the_loop_in_every_mode() -> None:
 
 
 def test_a_package_of_aotinductor_runs_in_another_process(tmp_path: Path) -> None:
-    model = _model(conditioning=PLAIN)
-    sampler = Sampler(model.process, "ddpm", (0,), single_index=True, clip=1.0)
+    inference = _inference(_model(conditioning=PLAIN), "rti_0")
     path = tmp_path / "sampler.pt2"
-    compiled = compile_sampler(model, sampler, "aoti", warm=True, path=path)
-    inputs = _inputs(sampler, True)
-    expected = compile_sampler(model, sampler, "eager", warm=True)(*inputs)
+    compiled = compile_inference(inference, "aoti", path=path)
+    inputs = _inputs(inference)
+    expected = compile_inference(inference, "eager")(*inputs)
     _agree(compiled(*inputs), expected)
     torch.save([*inputs, expected], tmp_path / "inputs.pt")
     check = (
@@ -132,18 +128,32 @@ def test_a_package_of_aotinductor_runs_in_another_process(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("onnx")
 def test_a_file_equals_what_wrote_it_and_other_shapes_are_refused(tmp_path: Path) -> None:
-    model = _model()
-    sampler = _sampler(model, "rti")
+    inference = _inference(_model(), "rti_1_0")
     path = tmp_path / "sampler.onnx"
-    compiled = compile_sampler(model, sampler, "onnx", warm=True, path=path)
+    compiled = compile_inference(inference, "onnx", path=path)
     loaded = load_sampler(path)
-    inputs = _inputs(sampler, True)
+    inputs = _inputs(inference)
     assert torch.equal(loaded(*inputs), compiled(*inputs))
-    assert loaded.shapes == {"states": (1, 2, 5), "noise": (sampler.draws, 1, 8, 2), "start": (1, 8, 2)}
+    draws = inference.sampler.draws
+    assert loaded.shapes == {"states": (1, 2, 5), "noise": (draws, 1, 8, 2), "guess": (1, 8, 2)}
     with pytest.raises(PolicyError, match="compiled for inputs"):
         loaded(*inputs[:2])
     with pytest.raises(PolicyError, match="compiled for inputs"):
-        loaded(*_inputs(sampler, True, batch=2))
+        loaded(*_inputs(inference, batch=2))
+
+
+@pytest.mark.usefixtures("onnx")
+@pytest.mark.parametrize("arm", ["ddim_2@4", "rti_1_0@1", "soft_20_3@1"])
+def test_a_policy_on_a_compiled_runtime_decides_as_the_plain_one(arm: str) -> None:
+    model = _model()
+    plain = chunk_policy(model, arm)
+    fast = chunk_policy(model, arm, sampling=lambda inference: compile_inference(inference, "onnx"))
+    memories = [policy.start(1, seed=3) for policy in (plain, fast)]
+    states = torch.randn(3, 1, 2, 5, generator=torch.Generator().manual_seed(1))
+    for state in states:  # cold, then warm where the arm is
+        expected, memories[0] = plain.act(Observation(state), memories[0])
+        got, memories[1] = fast.act(Observation(state), memories[1])
+        _agree(got.actions, expected.actions)
 
 
 def test_a_loop_that_differs_is_refused() -> None:
@@ -175,21 +185,21 @@ def test_what_cannot_be_compiled_is_said(
     model = _model()
     path = None if file is None else tmp_path / file
     with pytest.raises(PolicyError, match=message):
-        compile_sampler(model, _sampler(model, "ddim"), runtime, path=path)
+        compile_inference(_inference(model, "ddim_2"), runtime, path=path)
 
 
 def test_pictures_are_not_compiled() -> None:
     config = DiffusionConfig(2, 8, 4, cameras=["front"], network=NETWORKS["mlp"])
     model = ChunkModel(config, 5, 2, Layout(), torch.Generator().manual_seed(0))
     with pytest.raises(PolicyError, match=r"states and noise only.*front"):
-        compile_sampler(model, _sampler(model, "ddim"), "eager")
+        compile_inference(_inference(model, "ddim_2"), "eager")
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     model = _model()
     with pytest.raises(PolicyError, match=r"diffpolicy\[export\]"):
-        compile_sampler(model, _sampler(model, "ddim"), "onnx")
+        compile_inference(_inference(model, "ddim_2"), "onnx")
 
 
 def test_mish_with_one_exponential_is_mish() -> None:

@@ -14,11 +14,11 @@ from diffpolicy.cli.common import SHIPPED, compute_device, dataset_file, dataset
 from diffpolicy.cli.demonstrations import load_demonstrations, trained_seeds
 from diffpolicy.cli.train import train
 from diffpolicy.policies import ChunkPolicy, PolicyError, load_chunk_model
-from diffpolicy.policies.acting import chunk_policy
+from diffpolicy.policies.acting import chunk_policy, discrete_of
 from diffpolicy.policies.calibrate import calibrate
 from diffpolicy.policies.calibration import Calibration
 from diffpolicy.policies.freezing import Freezing
-from diffpolicy.policies.runtimes import Runtime
+from diffpolicy.policies.runtimes import Runtime, compile_inference
 from diffpolicy.policies.streaming import StreamingPolicy
 
 
@@ -72,6 +72,7 @@ class Trained:
                 load_demonstrations(self.task, self._data, []),
                 self._guarded,
                 angles=self.task.layout.angles,
+                discrete=discrete_of(self._models[member]),
                 device=self._device,
             )
         return self._calibrations[member]
@@ -81,10 +82,6 @@ def compiled(runtime: Runtime) -> dict[str, Any]:
     """Return the options of `chunk_policy` for one robot on a runtime: none for "eager"."""
     if runtime == "eager":
         return {}
-    from diffpolicy.policies.runtimes import (
-        compile_inference,
-    )  # needs the extra `export`, timing alone does not
-
     return {"sampling": partial(compile_inference, runtime=runtime)}
 
 
