@@ -126,7 +126,8 @@ def score(
         for name, policies in arms.items():
             rows: list[tuple[Episode, ...]] = []
             for member, policy in enumerate(policies):
-                rows.append(tuple(play(policy, vector, episode_seeds(seed, member, episodes), name=name)))
+                seeds, ends = episode_seeds(seed, member, episodes), row.score == "success"
+                rows.append(tuple(play(policy, vector, seeds, until_success=ends, name=name)))
                 done += 1
                 if progress is not None:
                     progress(name, done, total)

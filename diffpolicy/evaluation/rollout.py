@@ -111,9 +111,13 @@ def play(
     *,
     record: Record | None = None,
     intervene: Intervene | None = None,
+    until_success: bool = False,
     name: str | None = None,
 ) -> list[Episode]:
-    """As `rollout`, in a vector environment that is already open (without auto-reset)."""
+    """As `rollout`, in a vector environment that is already open (without auto-reset).
+
+    With `until_success` an episode is over at its first success: what comes after does not change what is counted.
+    """
     require_unit_actions(vector.single_action_space)
     label = name or type(policy).__name__
     episodes: list[Episode] = []
@@ -121,7 +125,7 @@ def play(
         batch = [int(seed) for seed in seeds[first : first + vector.num_envs]]
         # The last batch may be short: its spare environments play its last seed again and are dropped.
         padded = batch + [batch[-1]] * (vector.num_envs - len(batch))
-        episodes += _play_batch(policy, vector, padded, record, intervene, label)[: len(batch)]
+        episodes += _play_batch(policy, vector, padded, record, intervene, until_success, label)[: len(batch)]
     return episodes
 
 
@@ -194,6 +198,7 @@ def _play_batch(
     seeds: list[int],
     record: Record | None,
     intervene: Intervene | None,
+    until_success: bool,
     label: str,
 ) -> list[Episode]:
     start, infos = vector.reset(seed=seeds)
@@ -212,7 +217,10 @@ def _play_batch(
         _require_finite(running, seeds, step, observation=following, reward=reward, cost=cost)
         if record is not None:
             record(Step(step, tuple(seeds), observations, action, reward, cost, running))
-        tally.add(reward, cost, terminated, truncated, infos, player)
+        over = np.asarray(terminated, dtype=bool) | np.asarray(truncated, dtype=bool)
+        if until_success:
+            over = over | np.asarray(infos["success"], dtype=bool)
+        tally.add(reward, cost, terminated, over, infos, player)
         observations, step = np.array(following), step + 1  # a copy: the environment may reuse its buffer
     return tally.episodes(seeds)
 
@@ -232,11 +240,11 @@ class Tally:
         reward: NDArray[np.float64],
         cost: NDArray[np.float64],
         terminated: Any,
-        truncated: Any,
+        over: NDArray[np.bool_],
         infos: Mapping[str, Any],
         player: Player,
     ) -> None:
-        """Count one lockstep."""
+        """Count one lockstep, the last one of the episodes that are `over` (n,)."""
         running = self.running
         self._returns += np.where(running, reward, 0.0)
         self._costs += np.where(running, cost, 0.0)
@@ -247,7 +255,7 @@ class Tally:
         self._evaluations = np.where(running, player.evaluations, self._evaluations)
         self._cold = np.where(running, player.cold_starts, self._cold)
         self._terminations |= running & np.asarray(terminated, dtype=bool)
-        self.running = running & ~(np.asarray(terminated, dtype=bool) | np.asarray(truncated, dtype=bool))
+        self.running = running & ~over
 
     def episodes(self, seeds: Sequence[int]) -> list[Episode]:
         """The episodes, in the order of `seeds`."""

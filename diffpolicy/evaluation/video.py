@@ -165,7 +165,8 @@ def _play(policy: Policy, environment: Any, seed: int, label: str, shoot: Shoot)
             raise RolloutError(
                 f"the simulator gave a non-finite value at step {len(costs) - 1} with seed {seed}"
             )
-        tally.add(np.array([reward]), np.array([info["cost"]]), terminated, truncated, info, player)
+        over = np.array([terminated or truncated])
+        tally.add(np.array([reward]), np.array([info["cost"]]), terminated, over, info, player)
         shoot(rewards, costs, not tally.running[0])
     return tally.episodes([seed])[0]
 

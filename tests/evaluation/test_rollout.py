@@ -199,3 +199,17 @@ def test_on_the_point_robot(fake_policy: Any) -> None:
         assert episode.terminated or episode.length == 300
         assert episode.violation == (episode.episode_cost > 0)
         assert episode.episode_cost <= episode.length
+
+
+def test_an_episode_may_be_over_at_its_first_success(toy_vector: Any, fake_policy: Any) -> None:
+    class Succeeds(toy_vector):  # type: ignore[misc]
+        def step(self, actions: Any) -> Any:
+            *outcome, infos = super().step(actions)
+            infos["success"] = self._left == 1  # one step before the end of each
+            return (*outcome, infos)
+
+    to_the_end = play(fake_policy(), Succeeds(2), [1, 3])
+    stopped = play(fake_policy(), Succeeds(2), [1, 3], until_success=True)
+    assert [e.length for e in to_the_end] == [4, 6]
+    assert [e.length for e in stopped] == [3, 5]
+    assert all(e.success for e in [*to_the_end, *stopped])

@@ -23,7 +23,7 @@ Make = Callable[[Policy, Sequence[int]], list[Episode]]
 
 def score_jobs(cfg: DictConfig, trained: Trained, arm: str, vector: Any) -> list[Job]:
     """Return the episodes of an arm, one job for each training seed."""
-    return _member_jobs(cfg, trained, arm, "", partial(trained.policy, arm), partial(_play, vector))
+    return _member_jobs(cfg, trained, arm, "", partial(trained.policy, arm), _way(trained, vector))
 
 
 def delay_jobs(cfg: DictConfig, trained: Trained, vector: Any) -> dict[tuple[str, float], list[Job]]:
@@ -42,7 +42,7 @@ def delay_jobs(cfg: DictConfig, trained: Trained, vector: Any) -> dict[tuple[str
             players = partial(policy, execution, steps)
             variant = f"{execution}-{steps}"
             found[execution, seconds] = _member_jobs(
-                cfg, trained, asked.arm, variant, players, partial(_play, vector)
+                cfg, trained, asked.arm, variant, players, _way(trained, vector)
             )
     return found
 
@@ -66,8 +66,8 @@ def jump_jobs(cfg: DictConfig, trained: Trained, vector: Any) -> dict[tuple[str,
     }
 
 
-def _play(vector: Any, policy: Policy, seeds: Sequence[int]) -> list[Episode]:
-    return play(policy, vector, seeds)
+def _way(trained: Trained, vector: Any) -> Make:
+    return lambda policy, seeds: play(policy, vector, seeds, until_success=trained.task.score == "success")
 
 
 def _member_jobs(
