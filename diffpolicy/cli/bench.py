@@ -35,7 +35,8 @@ def main(cfg: DictConfig) -> None:
     }
     console = Console(highlight=False, soft_wrap=True)
     for note, figure in notes.items():
-        console.print(f"{note}: {figure}")
+        if not isinstance(figure, dict):
+            console.print(f"{note}: {figure}")
     line = {
         "name": cfg.bench,
         "value": round(result.value, 4),

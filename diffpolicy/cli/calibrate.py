@@ -4,8 +4,8 @@ from omegaconf import DictConfig
 
 import envs
 from diffpolicy import training
-from diffpolicy.cli.common import compute_device, dataset_path
-from diffpolicy.cli.demonstrations import METHOD, load_demonstrations, trained_seeds
+from diffpolicy.cli.common import compute_device, dataset_path, load_dataset
+from diffpolicy.cli.demonstrations import METHOD, trained_seeds
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import load_chunk_model
 from diffpolicy.policies.acting import discrete_of
@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
             raise ConfigError(f"{run} holds no chunk policy: there is nothing to calibrate")
         task = envs.task(checkpoint.manifest["task"])
         model = load_chunk_model(checkpoint, device)
-        dataset = load_demonstrations(task, dataset_path(task, cfg.data), list(model.config.cameras))
+        dataset = load_dataset(task, dataset_path(task, cfg.data), list(model.config.cameras))
         found = calibrate(
             model,
             dataset,

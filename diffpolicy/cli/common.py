@@ -1,6 +1,7 @@
 """What several verbs need: the task's dataset, a learner from a configuration."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -57,16 +58,16 @@ def dataset_path(task: envs.Task, path: str | None) -> Path:
         return shipped
 
 
-def load_dataset(task: envs.Task, path: Path) -> data.OfflineDataset:
-    """Return the dataset at `path`; DataError when it is not one of `task`."""
-    dataset = data.load(path)
+def load_dataset(task: envs.Task, path: Path, cameras: Sequence[str] = ()) -> data.OfflineDataset:
+    """Return the dataset at `path` with actions in [-1, 1]; DataError when it is not one of `task`."""
+    dataset = data.load(path, observations=task.demonstrated, images=cameras)
     found = (dataset.observation_size, dataset.action_size)
     wanted = (task.observation_size, task.action_size)
     if found != wanted:
         raise data.DataError(
             f"{path} has observations and actions of sizes {found}, {task.name} has {wanted}: is it another task's?"
         )
-    return dataset
+    return dataset.scaled_actions(task.action_low, task.action_high)
 
 
 def reward_scale(task: envs.Task) -> float:

@@ -14,7 +14,7 @@ from rich.console import Console
 import diffpolicy
 import envs
 from diffpolicy import data, evaluation, training
-from diffpolicy.cli.common import compute_device, dataset_path
+from diffpolicy.cli.common import compute_device, dataset_path, load_dataset
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.evaluation import provenance
@@ -66,18 +66,6 @@ class RolloutJudge:
         )
 
 
-def load_demonstrations(task: envs.Task, path: Path, cameras: Sequence[str]) -> data.OfflineDataset:
-    """Return the demonstrations at `path` with actions in [-1, 1]; DataError when they are not of `task`."""
-    dataset = data.load(path, observations=task.demonstrated, images=cameras)
-    found = (dataset.observation_size, dataset.action_size)
-    wanted = (task.observation_size, task.action_size)
-    if found != wanted:
-        raise data.DataError(
-            f"{path} has observations and actions of sizes {found}, {task.name} has {wanted}: is it another task's?"
-        )
-    return dataset.scaled_actions(task.action_low, task.action_high)
-
-
 def make_learner(
     task: envs.Task, path: Path, policy: DictConfig, seed: int, device: torch.device
 ) -> tuple[DiffusionLearner, dict[str, Any]]:
@@ -93,7 +81,7 @@ def make_learner(
         "data": {"file": path.name, "sha256": hashed},
         "version": diffpolicy.__version__,
     }
-    dataset = load_demonstrations(task, path, config.cameras)
+    dataset = load_dataset(task, path, config.cameras)
     learner = DiffusionLearner(dataset, config, seed, task.layout, device, description)
     stored = {"task": task.id, "seeds": [seed], "policy": asdict(config), "data_sha256": hashed}
     return learner, stored

@@ -60,7 +60,7 @@ def export_onnx(program: ExportedProgram, path: Path) -> None:
     # ONNX Runtime has no kernel for Mish and would neither fold it away where it is constant nor run it fast.
     program = program.run_decompositions({torch.ops.aten.mish.default: _mish})
     names = INPUTS[: len(program.graph_signature.user_inputs)]
-    with _quiet("torch.onnx"):
+    with _quiet("torch.onnx"), _quiet("onnx_ir"), _quiet("onnxscript"):
         torch.onnx.export(
             program,
             f=str(path),

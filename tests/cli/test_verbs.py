@@ -115,10 +115,60 @@ def test_bench_ends_with_one_line_of_json(tmp_path: Path, capsys: pytest.Capture
         assert line["ratio"] == pytest.approx(line["value"] / line["reference"], rel=0.01)
 
 
+def test_bench_of_decisions_times_arms_plain_and_compiled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    small = ["policy.network.hidden=[16]", "decisions=5", "warmup=1", f"run={tmp_path}"]
+    arms = "arms=[ddim_2@8,rti_5_3_1_0@1,ddpm_100@8]"
+    assert dispatch(["bench", "latency", arms, *small]) == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = line["rows"]
+    assert set(rows) == {
+        *(f"{arm}/{runtime}" for arm in ("ddim_2@8", "rti_5_3_1_0@1") for runtime in ("eager", "onnx")),
+        "ddpm_100@8/eager",
+    }
+    assert line["value"] == rows["rti_5_3_1_0@1/onnx"]["p99"]
+    assert line["reference"] == rows["ddpm_100@8/eager"]["p50"]
+    assert (
+        dispatch(["bench", "unet", "policy.network.channels=[8,16]", "seconds=0.1", f"run={tmp_path}"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["reference_name"] == "plain PyTorch, ms"
+
+
+def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gym_pusht")
+    run = tmp_path / "run"
+    small = ["policy.network.hidden=[16]", "policy.optimizer.updates=6", "policy.optimizer.batch=16"]
+    judged = ["judge.every=3", "judge.episodes=1", "judge.film_frames=4"]
+    command = ["train", "policy=diffusion_mlp", "task=pusht", "seeds=[0,1]", f"run={run}", *small, *judged]
+    assert dispatch(command) == 0
+    assert {path.name for path in run.glob("seed-*")} == {"seed-0", "seed-1"}
+    curves = training.read_curves(run / "seed-0")
+    assert curves["score/ddim_3"][0] == curves["score/rti_5_3_1_0"][0] == [3, 6]
+    arm = "rti_5_3_1_0_guard@1"
+    arms = [f"checkpoint={run}", f"arms=[{arm}]"]
+    out = ["episodes=1", f"run={tmp_path / 'out'}"]
+    assert dispatch(["evaluate", *arms, *out]) == 1
+    assert "diffpolicy calibrate" in capsys.readouterr().err
+    assert dispatch(["calibrate", *arms, f"run={tmp_path / 'calibrate'}"]) == 0
+    assert "start level" in capsys.readouterr().out
+    assert dispatch(["evaluate", *arms, *out]) == 0
+    document = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [row["arm"] for row in document["rows"]] == [arm]
+    assert len(document["weights"]) == len(document["rows"][0]["score_by_seed"]) == 2
+    assert (tmp_path / "out" / "video.mp4").stat().st_size > 1_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "task=BallCirlce"], "BallCircle"),
+        (["train", "policy=diffusion_mlp", "task=pushtimage"], "data fetch pushtimage"),
+        (["train", "policy=diffusion_mlp", "task=pusht", "policy.conditioning.prediction=eps"], "epsilon"),
+        (["train", "policy=diffusion_mlp", "task=pusht", "seeds=[]"], "seeds"),
         (["train", "task=CarRun"], "data fetch CarRun"),
         (["train", "task=BallCircle", "data=nowhere.hdf5"], "no such file"),
         (["train", "task=BallCircle", "policy.actors=[fisr]"], "fisor"),

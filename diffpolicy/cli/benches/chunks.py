@@ -14,9 +14,8 @@ import envs
 from diffpolicy.cli.benches.measuring import Measurement, gemm_rate
 from diffpolicy.cli.common import dataset_path
 from diffpolicy.cli.demonstrations import make_learner
-from diffpolicy.cli.errors import ConfigError
 from diffpolicy.diffusion import Sampler
-from diffpolicy.policies import ChunkModel, History
+from diffpolicy.policies import ChunkModel, ChunkPolicy, History, parse_arm
 from diffpolicy.policies.acting import chunk_policy
 from diffpolicy.policies.inference import Inference
 from diffpolicy.policies.runtimes import compile_inference
@@ -38,13 +37,10 @@ def latency(cfg: DictConfig, device: torch.device) -> Measurement:
     )
     for arm in cfg.arms:
         for runtime in ("eager", cfg.runtime):
-            if runtime != "eager" and chunk_policy(model, arm).cold.sampler.evaluations > UNROLLED:
+            if runtime != "eager" and parse_arm(arm).cold.steps > UNROLLED:
                 continue
             sampling = None if runtime == "eager" else compiler(runtime, cfg.threads or 1)
-            policy = chunk_policy(model, arm, sampling=sampling, device=device)
-            if isinstance(policy, StreamingPolicy):
-                raise ConfigError(f"arm {arm} keeps a buffer of its own; bench latency times the others")
-            row = decisions(policy, states, int(cfg.decisions), int(cfg.warmup))
+            row = decisions(chunk_policy(model, arm, sampling=sampling, device=device), states, cfg)
             rows[f"{arm}/{runtime}"] = row
             figures = "".join(f"{row[name]:8.3f}" for name in ("p50", "p95", "p99", "max"))
             console.print(f"{arm:<24}{runtime:<10}{figures}  {row['steps_per_second']:17.0f}")
@@ -62,20 +58,22 @@ def compiler(runtime: Any, threads: int) -> Callable[[Inference], Any]:
     return lambda inference: compile_inference(inference, runtime, threads=threads)
 
 
-def decisions(policy: Any, states: torch.Tensor, count: int, warmup: int) -> dict[str, float]:
-    """Return quantiles of the time [ms] of a decision along demonstrations, after the first `warmup`."""
+def decisions(
+    policy: ChunkPolicy | StreamingPolicy, states: torch.Tensor, cfg: DictConfig
+) -> dict[str, float]:
+    """Return quantiles of the time [ms] of a decision along demonstrations, after the first `cfg.warmup`."""
     history, memory = History(policy.observation_horizon), policy.start(1, seed=0)
     milliseconds: list[float] = []
-    for index in range(count + warmup):
+    for index in range(cfg.decisions + cfg.warmup):
         observation = history.add(states[index % len(states)][-1:])
         started = time.perf_counter()
         chunk, memory = policy.act(observation, memory)
         chunk.actions.cpu()
         milliseconds.append(1e3 * (time.perf_counter() - started))
-    kept = np.array(milliseconds[max(warmup, 1) :])  # the first decision is cold for every arm
-    p50, p95, p99 = np.quantile(kept, [0.5, 0.95, 0.99])
-    steps = 1e3 * policy.execute / kept.mean()
-    return {"p50": p50, "p95": p95, "p99": p99, "max": kept.max(), "steps_per_second": float(steps)}
+    kept = np.array(milliseconds[max(cfg.warmup, 1) :])  # the first decision is cold for every arm
+    p50, p95, p99, longest = (round(float(cut), 4) for cut in np.quantile(kept, [0.5, 0.95, 0.99, 1.0]))
+    steps = round(1e3 * policy.execute / float(kept.mean()), 1)
+    return {"p50": p50, "p95": p95, "p99": p99, "max": longest, "steps_per_second": steps}
 
 
 def unet(cfg: DictConfig, device: torch.device) -> Measurement:

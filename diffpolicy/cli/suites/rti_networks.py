@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 import envs
 from diffpolicy import training
 from diffpolicy.cli.collect import collect_task
-from diffpolicy.cli.common import SHIPPED, compute_device, dataset_file, dataset_path
-from diffpolicy.cli.demonstrations import load_demonstrations, trained_seeds
+from diffpolicy.cli.common import SHIPPED, compute_device, dataset_file, dataset_path, load_dataset
+from diffpolicy.cli.demonstrations import trained_seeds
 from diffpolicy.cli.train import train
 from diffpolicy.policies import ChunkPolicy, PolicyError, load_chunk_model
 from diffpolicy.policies.acting import chunk_policy, discrete_of
@@ -69,7 +69,7 @@ class Trained:
         if member not in self._calibrations:
             self._calibrations[member] = calibrate(
                 self._models[member],
-                load_demonstrations(self.task, self._data, []),
+                load_dataset(self.task, self._data, []),
                 self._guarded,
                 angles=self.task.layout.angles,
                 discrete=discrete_of(self._models[member]),
