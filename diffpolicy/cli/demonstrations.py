@@ -57,13 +57,16 @@ class RolloutJudge:
         arms = players([training.read_checkpoint(checkpoint)], config.arms, self._device)
         table = evaluation.score(arms, self._task.id, episodes=config.episodes, seed=config.seed)
         scores = {name: table.row(name).score.mean for name in config.arms}
-        moving = None
-        if config.film_frames:
-            frames = film(arms[config.arms[0]][0], self._task.id, config.seed, config.film_frames)
-            moving = animation(frames)
-        return training.Verdict(
-            min(scores.values()), {f"score/{name}": value for name, value in scores.items()}, moving
-        )
+        logged = {f"score/{name}": value for name, value in scores.items()}
+        return training.Verdict(min(scores.values()), logged, self._film(arms[config.arms[0]][0]))
+
+    def _film(self, policy: Policy) -> bytes | None:
+        if not self._config.film_frames:
+            return None
+        try:
+            return animation(film(policy, self._task.id, self._config.seed, self._config.film_frames))
+        except envs.RenderingError:
+            return None  # nothing here can draw, which is no reason to stop training
 
 
 def make_learner(
