@@ -3,6 +3,7 @@
 from diffpolicy.diffusion.analytic import contraction, gaussian_denoiser
 from diffpolicy.diffusion.ancestral import AncestralSampler
 from diffpolicy.diffusion.guidance import guide, inpaint
+from diffpolicy.diffusion.path import Path, sample_path, step_log_probs, stochastic_steps
 from diffpolicy.diffusion.process import PREDICTIONS, GaussianProcess, Prediction
 from diffpolicy.diffusion.sampler import SOLVERS, Denoiser, Sampler, Solver
 from diffpolicy.diffusion.schedule import (
@@ -16,19 +17,36 @@ from diffpolicy.diffusion.schedule import (
     variance_preserving,
     vp_betas,
 )
+from diffpolicy.diffusion.transition import (
+    PUBLISHED_ETA,
+    STEP_KINDS,
+    StepDistribution,
+    StepKind,
+    StepRule,
+    StepWeights,
+    element_mean,
+)
 
 __all__ = [
     "PREDICTIONS",
+    "PUBLISHED_ETA",
     "SOLVERS",
+    "STEP_KINDS",
     "AncestralSampler",
     "Denoiser",
     "GaussianProcess",
+    "Path",
     "Prediction",
     "Sampler",
     "Solver",
+    "StepDistribution",
+    "StepKind",
+    "StepRule",
+    "StepWeights",
     "contraction",
     "cosine_betas",
     "edm",
+    "element_mean",
     "from_diffusers",
     "gaussian_denoiser",
     "guide",
@@ -36,6 +54,9 @@ __all__ = [
     "leading",
     "linear_betas",
     "rectified_flow",
+    "sample_path",
+    "step_log_probs",
+    "stochastic_steps",
     "trailing",
     "variance_preserving",
     "vp_betas",
