@@ -25,7 +25,7 @@ PUBLISHED_ETA: Mapping[StepKind, float] = {
 def element_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the mean (B,) of `values` (B, *S) over all elements of a sample where bool `mask` (B|1, *S) is true.
 
-    What is masked out reaches neither the mean nor its gradient, even if it is not finite.
+    What is masked out does not reach the mean, not even as NaN, and its gradient is zero.
 
     Raises:
         ValueError: if the mask is not boolean, does not broadcast to the values, or leaves a sample without elements.
