@@ -93,20 +93,22 @@ def _sampled(
     """
     sampler = Sampler(model.process, "dpm_solver", evenly_spaced(model.process, ACCURATE_STEPS), clip=clip)
     generator = torch.Generator(demonstrations.device).manual_seed(seed)
-    repeated = steps.repeat_interleave(samples)
-    shape = (len(repeated), model.prediction_horizon, model.action_size)
+    rows = len(steps) * samples
+    shape = (rows, model.prediction_horizon, model.action_size)
     noise = sampler.draw(shape, generator)
-    fresh = sampler.draw((len(repeated), elapsed, model.action_size), generator)
+    fresh = sampler.draw((rows, elapsed, model.action_size), generator)
     kept = noise[:, :, min(elapsed, model.prediction_horizon) :]
     moved = torch.cat([kept, fresh], dim=2)[:, :, -model.prediction_horizon :]
     first = model.observation_horizon - 1
     with torch.no_grad():
-        before = sampler.sample(model, model.encode(demonstrations.seen(repeated)), noise)
-        after = sampler.sample(model, model.encode(demonstrations.seen(repeated + elapsed)), moved)
-    executed = before[:, first : first + model.execution_horizon]
-    executed = executed.view(-1, samples, *executed.shape[1:])
-    spread = executed.var(dim=1).mean(dim=(0, 1)).sqrt()
-    gap = (after - shift(before, elapsed))[:, first : max(first + 1, model.prediction_horizon - elapsed)]
+        now, later = (model.encode(demonstrations.seen(at)) for at in (steps, steps + elapsed))
+        # Sample by sample, so that every observation is encoded once: pictures of all rows would not fit in memory.
+        before = [sampler.sample(model, now, noise[:, each::samples]) for each in range(samples)]
+        after = [sampler.sample(model, later, moved[:, each::samples]) for each in range(samples)]
+    executed = torch.stack(before)[:, :, first : first + model.execution_horizon]
+    spread = executed.var(dim=0).mean(dim=(0, 1)).sqrt()
+    gap = torch.cat(after) - shift(torch.cat(before), elapsed)
+    gap = gap[:, first : max(first + 1, model.prediction_horizon - elapsed)]
     return spread.cpu(), gap.square().mean(dim=(0, 1)).sqrt().cpu()
 
 

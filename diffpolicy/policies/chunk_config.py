@@ -119,8 +119,11 @@ class DiffusionConfig:
                 "process.kind=flow ends in pure noise, from which its noise says nothing about the action: "
                 "set conditioning.prediction to flow, v, sample or edm"
             )
-        if asked.discrete_scale <= 0.0:
-            raise PolicyError(f"conditioning.discrete_scale must be positive, got {asked.discrete_scale}")
+        if not 0.0 < asked.discrete_scale <= 1.0:
+            raise PolicyError(
+                "conditioning.discrete_scale shrinks two-valued actions: it is above 0 and at most 1, not "
+                f"{asked.discrete_scale}"
+            )
         if asked.weight_power and asked.prediction != "edm":
             raise PolicyError(
                 f"conditioning.weight_power needs prediction=edm, which measures spreads, not {asked.prediction}"

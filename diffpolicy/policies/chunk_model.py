@@ -21,6 +21,7 @@ from diffpolicy.policies.policy import Observation
 from diffpolicy.policies.preconditioning import Preconditioner
 from envs.layout import Layout
 
+LEAST_HALF_RANGE = 5e-5  # of a two-valued action; demonstrations with one value of it alone have none
 SMALL_WIDTHS = (32, 64, 128)  # of the small ResNet
 
 
@@ -94,10 +95,14 @@ class ChunkModel(nn.Module):
         fitted = MinMaxNormalizer.fit(actions)
         if asked.normalizer == "minmax":
             self.center, self.scale = fitted.center, fitted.half_range
-        # The two values of a discrete action, which need not be -1 and 1, become +-discrete_scale in any case.
+        # The two values of a discrete action, which need not be -1 and 1, become +-discrete_scale in any case. One that
+        # never changes keeps its value whichever label is executed.
         discrete = list(self.layout.discrete)
+        values = actions[..., discrete].flatten(0, -2)
+        narrow = values.amax(dim=0) - values.amin(dim=0) < 2 * LEAST_HALF_RANGE
+        half_range = torch.where(narrow, LEAST_HALF_RANGE, fitted.half_range[discrete])
         self.center[discrete] = fitted.center[discrete]
-        self.scale[discrete] = fitted.half_range[discrete] / asked.discrete_scale
+        self.scale[discrete] = half_range / asked.discrete_scale
         self.features.fit(states)
         relative = self.from_actions(actions) - self.origin(states)
         self.preconditioner.fit(self.preconditioner.to_coordinates(relative))
@@ -133,8 +138,13 @@ class ChunkModel(nn.Module):
         return Condition(torch.cat(tokens, dim=-1), self.origin(observation.state))
 
     def forward(self, noisy: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """Return the clean chunk predicted for `noisy` (B, Tp, A) at `level` (B,), or (B, Tp) with per-step levels."""
+        """Return the clean chunk predicted for `noisy` (B, Tp, A) at `level` (B,), or (B, Tp) with per-step levels.
+
+        A model of per-step levels takes `level` (B,) for that of every action, so that it plays all arms.
+        """
         tables = self.preconditioner
+        if self.per_step_levels and level.ndim == 1:
+            level = level.unsqueeze(1).expand(-1, noisy.shape[1])
         signal, _ = tables.corruption(level)
         coordinates = tables.to_coordinates(noisy - signal * condition.origin)
         gain, skip, out = tables.acting(level)

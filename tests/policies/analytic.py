@@ -19,13 +19,15 @@ class AnalyticModel:
         gain: float = 0.01,
         process: GaussianProcess | None = None,
         observation_horizon: int = 2,
+        observation_size: int = 1,
         per_step_levels: bool = True,
         action_size: int = 1,
     ) -> None:
         cosine = variance_preserving(cosine_betas(100))
         self.process = (process or cosine).predicting("sample")
         self.observation_horizon, self.prediction_horizon, self.execution_horizon = observation_horizon, 16, 8
-        self.action_size, self.per_step_levels = action_size, per_step_levels
+        self.observation_size, self.action_size = observation_size, action_size
+        self.per_step_levels = per_step_levels
         self.spread, self.gain = spread, gain
         self.calls = 0
 

@@ -59,9 +59,38 @@ def test_streaming_wants_a_model_trained_for_it(
     assert chunk.actions.shape == (1, 3, 2)
 
 
+@pytest.mark.parametrize("name", ["ddpm_20", "dpm_2@2", "heun_2", "rti_2_1_0", "warm_12_6_2@4", "soft_8_2"])
+def test_a_model_trained_for_streaming_plays_all_other_arms(
+    tiny: DiffusionConfig, layout: Layout, plane: OfflineDataset, name: str
+) -> None:
+    asked = replace(tiny.conditioning, dct=False, weight_power=0.0, per_step_levels=True)
+    acting = chunk_policy(untrained(replace(tiny, conditioning=asked), layout, plane), name)
+    memory = acting.start(1, 0)
+    for step in range(2):
+        seen = Observation(plane.observations[step : step + 2].unsqueeze(0))
+        chunk, memory = acting.act(seen, memory)
+        assert chunk.actions.shape == (1, acting.execute, 2)
+
+
 def test_a_guard_wants_a_calibration(tiny: DiffusionConfig, layout: Layout, plane: OfflineDataset) -> None:
     with pytest.raises(PolicyError, match="needs the thresholds of a calibration"):
         chunk_policy(untrained(tiny, layout, plane), GUARDED)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+@pytest.mark.parametrize("value", [-1.0, 0.0, 0.3, 1.0])
+def test_a_gripper_that_no_demonstration_moves_stays_where_it_is(
+    tiny: DiffusionConfig, layout: Layout, plane: OfflineDataset, value: float, scale: float
+) -> None:
+    """Otherwise the sign of noise would open and close it."""
+    asked = replace(tiny.conditioning, discrete_scale=scale, relative=False, symmetry=False)
+    still = replace(plane, actions=torch.stack([plane.actions[:, 0], torch.full((240,), value)], dim=1))
+    model = untrained(replace(tiny, conditioning=asked), replace(layout, discrete=(1,), symmetries=()), still)
+    acting = chunk_policy(model, "rti_2_1_0@4")
+    memory, seen = acting.start(5, 0), Observation(plane.observations[:2].expand(5, -1, -1))
+    for _ in range(3):
+        chunk, memory = acting.act(seen, memory)
+        assert chunk.actions[..., 1].flatten().tolist() == pytest.approx([value] * 20, abs=1e-4)
 
 
 @pytest.mark.parametrize(("scale", "treatment"), [(1.0, "clip"), (0.1, "scale")])

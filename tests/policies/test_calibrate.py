@@ -31,7 +31,7 @@ def clocks(make_demonstrations: Demonstrations) -> OfflineDataset:
 
 
 def trained(analytic: SimpleNamespace, spread: float, **options: Any) -> Any:
-    model = analytic.AnalyticModel(spread, **options)
+    model = analytic.AnalyticModel(spread, observation_size=2, **options)
     model.from_actions = lambda actions: actions
     return model
 
@@ -64,6 +64,17 @@ def test_the_error_of_a_guess_leaves_out_the_spread(
     assert wrong.noise[level - 1] < 0.1 <= wrong.noise[level]
     assert wrong.suggestion == "rti_5_3_1_0"
     assert "<- start level" in str(wrong)
+
+
+def test_an_observation_is_encoded_once_for_all_its_samples(
+    analytic: SimpleNamespace, clocks: OfflineDataset
+) -> None:
+    """Pictures of every sample would fill the memory."""
+    model, encoded = trained(analytic, 0.1), []
+    inner = model.encode
+    model.encode = lambda observation: (encoded.append(len(observation.state)), inner(observation))[1]
+    calibrate(model, clocks, observations=8, samples=16)
+    assert encoded == [8, 8]
 
 
 def test_suggestions_have_at_most_four_evaluations(analytic: SimpleNamespace, clocks: OfflineDataset) -> None:

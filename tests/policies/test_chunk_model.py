@@ -256,8 +256,9 @@ def test_contradictions_are_refused(tiny: DiffusionConfig) -> None:
         )
     with pytest.raises(PolicyError, match="weight_power"):
         _asking(tiny, prediction="v")
-    with pytest.raises(PolicyError, match="discrete_scale"):
-        _asking(tiny, discrete_scale=0.0)
+    for scale in (0.0, 2.0):  # what is beyond 1 a sampler would clip
+        with pytest.raises(PolicyError, match="discrete_scale"):
+            _asking(tiny, discrete_scale=scale)
 
 
 def test_conditions_pass_through_a_denoiser_untouched(
