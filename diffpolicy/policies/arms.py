@@ -90,6 +90,8 @@ def parse_arm(name: str) -> ChunkArm:
         raise PolicyError(f"arm {name!r}: only rti, warm, warm_sde, soft and reuse start from the last chunk")
     if found := _STREAMING.fullmatch(body):
         steps = int(found["steps"]) if found["steps"] else None
+        if steps == 0:
+            raise PolicyError(f"arm {name!r} takes no denoising step; write streaming_1 or more")
         return ChunkArm(name, "streaming", execute=execute, steps=steps)
     return ChunkArm(name, "cold", _cold(body, name), execute=execute)
 

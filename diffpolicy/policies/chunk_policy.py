@@ -10,6 +10,7 @@ from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.freezing import Freezing
 from diffpolicy.policies.guard import Guard
 from diffpolicy.policies.inference import ChunkDenoiser, Committed, CompiledInference, Inference
+from diffpolicy.policies.observing import acting_device, observed
 from diffpolicy.policies.policy import ActionChunk, Memory, Observation, Plan
 from diffpolicy.policies.rti import Discrete, residual, shift
 
@@ -35,7 +36,7 @@ class ChunkPolicy:
         device: torch.device | str = "cpu",
     ) -> None:
         self.model, self.arm, self.guard, self.discrete = model, arm, guard, discrete
-        self.freezing, self.device = freezing, torch.device(device)
+        self.freezing, self.device = freezing, acting_device(model, device)
         self.observation_horizon = model.observation_horizon
         self.execute = executed(model, arm)
         self.ahead = model.prediction_horizon - (model.observation_horizon - 1)
@@ -79,11 +80,12 @@ class ChunkPolicy:
         """Return the next actions (B, execute, A) and what to remember.
 
         `elapsed` counts the control steps since the last decision (default: the actions executed per decision);
-        the first `frozen` actions of the last plan are executed whatever this decision says.
+        the first `frozen` actions of the last plan are executed whatever this decision says. Raises PolicyError for
+        observations of other sizes than the model's, and for NaN and infinity in them.
         """
         elapsed = self.execute if elapsed is None else elapsed
         with torch.inference_mode(False):  # guidance differentiates, also where the caller switched that off
-            seen = _ordinary(observation, self.device)
+            seen = observed(observation, self.model, self.device)
             decision = _Decision(self, seen, memory, elapsed, frozen)
             chunk, evaluations, cold, stalled = decision.made()
         actions = self.actions(chunk)[:, : self.execute]
@@ -103,12 +105,17 @@ class ChunkPolicy:
         noise: Tensor,
         guess: Tensor | None,
         committed: Committed | None,
+        rows: Tensor,
     ) -> Tensor:
-        """Return chunks (B, Tp, A), from the compiled form where there is one and nothing is committed to."""
+        """Return chunks of some rows (B,) bool, from a compiled form if there is one and nothing is committed to."""
         compiled = self._compiled.get(inference.warm is not None)
-        if compiled is None or committed is not None:
-            return inference(observation, noise, guess, committed)
-        return compiled(observation.state, noise, guess)
+        if compiled is not None and committed is None:
+            return compiled(observation.state, noise, guess)[rows]  # made for all rows: its batch is fixed
+        if not rows.all():
+            observation, noise = observation.rows(rows), noise[:, rows]
+            guess = None if guess is None else guess[rows]
+            committed = None if committed is None else committed.rows(rows)
+        return inference(observation, noise, guess, committed)
 
 
 class _Decision:
@@ -149,7 +156,7 @@ class _Decision:
             stalled = policy.guard.stall(stalled, distance, change)
             cold = cold | (distance > policy.guard.residual)
         elif policy.arm.kind == "reuse":
-            stalled = stalled + 1
+            stalled = stalled + self.elapsed
         if cold.any():
             chunk = self._place(chunk, cold, self._cold(cold, guess))
             evaluations = evaluations + torch.where(cold, policy.cold.sampler.evaluations, 0)
@@ -160,7 +167,7 @@ class _Decision:
         policy, guard = self.policy, self.policy.guard
         cold = torch.full((self.batch,), policy.arm.kind == "cold", device=plan.chunk.device)
         if policy.arm.kind == "reuse":
-            cold = cold | ((plan.stalled + 1) * self.elapsed + policy.execute > policy.ahead)
+            cold = cold | (plan.stalled + self.elapsed + policy.execute > policy.ahead)
         if guard is not None:
             jumped = guard.change(plan.state, self.seen.newest, self.elapsed) > guard.jump
             if jumped.any():
@@ -182,18 +189,14 @@ class _Decision:
         self, inference: Inference, rows: Tensor, seed: int, guess: Tensor | None, plan: Tensor | None
     ) -> Tensor:
         """Return new chunks of some rows (B,) bool; the noise is drawn for all, so that rows do not touch."""
-        model, seen = inference.model, self.seen
+        model = inference.model
         generator = torch.Generator(self.policy.device).manual_seed(seed)
         shape = (self.batch, model.prediction_horizon, model.action_size)
         noise = inference.sampler.draw(shape, generator)
         committed = None
         if plan is not None and self.frozen > 0:
             committed = Committed(plan, self.elapsed, self.frozen, self.policy.freezing)
-        if not rows.all():
-            seen, noise = seen.rows(rows), noise[:, rows]
-            guess = None if guess is None else guess[rows]
-            committed = None if committed is None else committed.rows(rows)
-        return self.policy.infer(inference, seen, noise, guess, committed)
+        return self.policy.infer(inference, self.seen, noise, guess, committed, rows)
 
     @staticmethod
     def _place(chunk: Tensor, rows: Tensor, new: Tensor) -> Tensor:
@@ -228,17 +231,3 @@ def executed(model: ChunkDenoiser, arm: ChunkArm) -> int:
     if wanted > ahead:
         raise PolicyError(f"arm {arm.name!r} executes {wanted} actions; the model predicts {ahead} ahead")
     return wanted
-
-
-def _ordinary(observation: Observation, device: torch.device) -> Observation:
-    """Return the observation on `device` as tensors that may take part in differentiation."""
-
-    def ordinary(tensor: Tensor) -> Tensor:
-        moved = tensor.to(device)
-        return moved.clone() if moved.is_inference() else moved
-
-    images = observation.images
-    return Observation(
-        ordinary(observation.state),
-        None if images is None else {name: ordinary(seen) for name, seen in images.items()},
-    )

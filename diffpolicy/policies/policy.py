@@ -23,6 +23,11 @@ class Observation(NamedTuple):
         """The present state (B, O)."""
         return self.state[:, -1]
 
+    def copy(self) -> "Observation":
+        """The same in memory of its own."""
+        images = None if self.images is None else {name: seen.clone() for name, seen in self.images.items()}
+        return Observation(self.state.clone(), images)
+
     def rows(self, chosen: Tensor) -> "Observation":
         """The observations of some roll-outs: a mask (B,) bool, or indices."""
         images = None if self.images is None else {name: seen[chosen] for name, seen in self.images.items()}
@@ -39,12 +44,13 @@ class History:
     def add(self, state: Any, images: Mapping[str, Any] | None = None) -> Observation:
         """Take in the state (B, O) and pictures (B, H, W, 3) of a control step, return the last `horizon` steps.
 
-        Before the first step the world is taken to have been as it was then.
+        Before the first step the world is taken to have been as it was then. Both are copied: a robot may write what
+        it sees into the same memory every time.
         """
         first = not self._states
-        self._states.append(torch.as_tensor(state, dtype=torch.float32))
+        self._states.append(torch.as_tensor(state, dtype=torch.float32).clone())
         if images is not None:
-            self._images.append({name: torch.as_tensor(seen) for name, seen in images.items()})
+            self._images.append({name: torch.as_tensor(seen).clone() for name, seen in images.items()})
         if first:
             missing = (self._states.maxlen or 1) - 1
             self._states.extend([self._states[0]] * missing)
@@ -76,7 +82,8 @@ class Plan(NamedTuple):
     """What a chunk policy remembers of its last decision.
 
     `chunk` (B, prediction horizon, A) is the whole chunk in normalised units, `state` (B, O) what was seen then,
-    `stalled` (B,) int64 for how many decisions in a row the plan has hardly changed.
+    `stalled` (B,) int64 for how many decisions in a row the plan has hardly changed, or, where plans are reused as they
+    are, for how many control steps.
     """
 
     chunk: Tensor

@@ -28,12 +28,14 @@ def residual(chunk: Tensor, guess: Tensor, elapsed: int) -> Tensor:
 
 
 def snap(actions: Tensor, columns: tuple[int, ...], magnitude: float) -> Tensor:
-    """Return actions (..., A) with the two-valued `columns` at +-`magnitude`, by sign; zero counts as positive."""
+    """Return actions (..., A) with two-valued `columns` at +-`magnitude`, by sign (zero: positive, NaN: NaN)."""
     if not columns:
         return actions
     snapped = actions.clone()
     chosen = actions[..., columns]
-    snapped[..., columns] = torch.where(chosen < 0, -magnitude, magnitude).to(actions.dtype)
+    snapped[..., columns] = torch.where(
+        chosen.isnan(), chosen, torch.where(chosen < 0, -magnitude, magnitude)
+    )
     return snapped
 
 

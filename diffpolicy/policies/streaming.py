@@ -10,6 +10,7 @@ from diffpolicy.policies.arms import ChunkArm
 from diffpolicy.policies.chunk_policy import executed
 from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.inference import ChunkDenoiser
+from diffpolicy.policies.observing import acting_device, observed
 from diffpolicy.policies.policy import ActionChunk, Memory, Observation, Plan
 from diffpolicy.policies.rti import Discrete, shift
 
@@ -43,7 +44,8 @@ class StreamingPolicy:
                 f"arm {arm.name!r} needs a model with a noise level for every time step: train one with "
                 f"per_step_levels=true"
             )
-        self.model, self.clip, self.discrete, self.device = model, clip, discrete, torch.device(device)
+        self.model, self.clip, self.discrete = model, clip, discrete
+        self.device = acting_device(model, device)
         self.observation_horizon = model.observation_horizon
         self.execute = executed(model, arm)
         self.path = buffer_path(
@@ -68,12 +70,11 @@ class StreamingPolicy:
 
     @torch.no_grad()
     def act(self, observation: Observation, memory: Memory) -> tuple[ActionChunk, Memory]:
-        """Return the next actions (B, execute, A) and the buffer they came out of."""
-        images = observation.images
-        seen = Observation(
-            observation.state.to(self.device),
-            None if images is None else {name: pictures.to(self.device) for name, pictures in images.items()},
-        )
+        """Return the next actions (B, execute, A) and the buffer they came out of.
+
+        Raises PolicyError for observations of other sizes than the model's, and for NaN and infinity in them.
+        """
+        seen = observed(observation, self.model, self.device)
         model, first = self.model, memory.plan is None
         steps = self._first_steps if first else self._steps
         batch = len(seen.state)

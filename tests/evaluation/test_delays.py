@@ -13,7 +13,8 @@ class Following:
     """A chunk model that is sure of its actions: position p of a chunk is the state plus p / 100."""
 
     process = variance_preserving(cosine_betas(100), prediction="sample")
-    observation_horizon, prediction_horizon, execution_horizon, action_size = 1, 8, 4, 1
+    observation_horizon, prediction_horizon, execution_horizon = 1, 8, 4
+    observation_size, action_size = 1, 1
 
     def encode(self, observation: Observation) -> torch.Tensor:
         return observation.newest[:, :1].unsqueeze(1)

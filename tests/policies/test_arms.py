@@ -50,6 +50,7 @@ def test_streaming_arms() -> None:
         ("ddim", "names are"),
         ("ddim_3@0", "executes no action"),
         ("ddim_3_guard", "start from the last chunk"),
+        ("streaming_0", "takes no denoising step"),
         ("streaming_from_ddim_3", "start from the last chunk"),
         ("rti_0_1_2", "goes down from level to level"),
         ("rti_20_10_5", "from level 0"),

@@ -107,6 +107,18 @@ def test_a_plan_is_reused_until_it_is_used_up(analytic: SimpleNamespace) -> None
     assert cold == [True, False, False, True, False, False, True]  # 15 actions ahead are three times four
 
 
+def test_a_plan_is_used_up_by_control_steps_and_not_by_decisions(analytic: SimpleNamespace) -> None:
+    acting = policy(analytic, "reuse@1", spread=0.0, clip=None)
+    memory, cold, now = acting.start(1, 0), [], 0
+    for elapsed in (0, 5, 1, 8, 1, 14, 5):
+        now += elapsed
+        chunk, memory = acting.act(analytic.clock(float(now)), memory, elapsed=elapsed)
+        assert chunk.actions.item() == pytest.approx(now / 100, abs=1e-5)
+        assert chunk.cold is not None
+        cold.append(bool(chunk.cold))
+    assert cold == [True, False, False, False, True, False, True]
+
+
 def test_after_a_jump_the_unguarded_plan_lags_by_its_contraction(analytic: SimpleNamespace) -> None:
     """The mean of many roll-outs is the exact mean map; a guarded one has forgotten the old plan."""
     rows, spread, levels, moved = 4000, 0.05, (5, 4, 3, 2, 1, 0), 50.0
@@ -213,6 +225,21 @@ def test_a_compiled_form_is_used_where_there_is_one(analytic: SimpleNamespace) -
     fast = played(policy(analytic, "rti_2_1_0", sampling=compiled), seen)
     assert asked == [False, True, True]
     for one, other in zip(fast, played(policy(analytic, "rti_2_1_0"), seen), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_compiled_form_of_a_fixed_batch_serves_the_rows_that_need_it(analytic: SimpleNamespace) -> None:
+    def compiled(inference: Inference) -> Any:
+        def run(states: Tensor, noise: Tensor, guess: Tensor | None) -> Tensor:
+            assert len(states) == noise.shape[1] == 3
+            return inference(Observation(states), noise, guess)
+
+        return run
+
+    seen = [analytic.clock(float(time), batch=3) for time in range(3)]
+    seen[2].state[1] += 50.0
+    fast = played(policy(analytic, "rti_2_1_0_guard", guard=GUARD, sampling=compiled), seen)
+    for one, other in zip(fast, played(policy(analytic, "rti_2_1_0_guard", guard=GUARD), seen), strict=True):
         assert torch.equal(one, other)
 
 

@@ -167,6 +167,7 @@ def test_snapping_touches_only_its_columns() -> None:
     actions = torch.tensor([[[0.3, -0.02], [-0.3, 0.0]]])
     assert torch.equal(snap(actions, (1,), 1.0), torch.tensor([[[0.3, -1.0], [-0.3, 1.0]]]))
     assert torch.equal(snap(actions, (), 1.0), actions)
+    assert snap(actions * math.nan, (1,), 1.0).isnan().all()  # and not an open gripper
     scaled = Discrete((1,), "scale", 0.1)
     assert torch.equal(scaled.guess(actions), actions)
     assert Discrete((1,), "clip", 0.5).guess(actions)[0, :, 1].tolist() == [-0.5, 0.5]

@@ -1,0 +1,64 @@
+"""Observations that a policy was not trained on are refused before a network sees them."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from diffpolicy.policies import History, Observation, PolicyError
+from diffpolicy.policies.arms import parse_arm
+from diffpolicy.policies.chunk_policy import ChunkPolicy
+from diffpolicy.policies.streaming import StreamingPolicy
+
+
+def policy(analytic: SimpleNamespace, name: str, **options: Any) -> ChunkPolicy | StreamingPolicy:
+    kind = StreamingPolicy if name == "streaming" else ChunkPolicy
+    return kind(analytic.AnalyticModel(0.0, observation_size=3), parse_arm(name), **options)
+
+
+@pytest.mark.parametrize("name", ["ddim_3", "rti_2_1_0", "streaming"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_nan_and_infinity_are_refused(analytic: SimpleNamespace, name: str, value: float) -> None:
+    acting = policy(analytic, name)
+    state = torch.zeros(4, 2, 3)
+    _, memory = acting.act(Observation(state), acting.start(4, 0))
+    calls = acting.model.calls  # type: ignore[attr-defined]
+    state[2, 0, 1] = value
+    with pytest.raises(PolicyError, match=r"state holds NaN or infinity \(columns \[1\] of roll-out 2\)"):
+        acting.act(Observation(state), memory)
+    with pytest.raises(PolicyError, match="picture of 'wrist' holds NaN"):
+        acting.act(Observation(torch.zeros(4, 2, 3), {"wrist": torch.full((4, 2, 8, 8, 3), value)}), memory)
+    assert acting.model.calls == calls  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 1, 3), (4, 2, 4)])
+def test_other_sizes_than_the_trained_ones_are_refused(
+    analytic: SimpleNamespace, shape: tuple[int, ...]
+) -> None:
+    acting = policy(analytic, "ddim_3")
+    with pytest.raises(PolicyError, match=r"the last 2 control steps of 3 numbers.*it got \("):
+        acting.act(Observation(torch.zeros(shape)), acting.start(4, 0))
+
+
+def test_states_may_come_in_double_precision(analytic: SimpleNamespace) -> None:
+    acting = policy(analytic, "ddim_3")
+    chunk, _ = acting.act(Observation(torch.zeros(1, 2, 3, dtype=torch.float64)), acting.start(1, 0))
+    assert chunk.actions.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["ddim_3", "streaming"])
+def test_a_policy_acts_where_its_model_is(analytic: SimpleNamespace, name: str) -> None:
+    with pytest.raises(PolicyError, match="the model is on cpu, but is to act on meta"):
+        policy(analytic, name, device="meta")
+
+
+def test_a_history_keeps_what_it_has_seen() -> None:
+    state, picture = torch.zeros(1, 1), torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    history = History(2)
+    history.add(state.numpy(), {"camera": picture.numpy()})
+    state[:], picture[:] = 5.0, 5
+    seen = history.add(state, {"camera": picture})
+    assert seen.images is not None
+    assert seen.state.flatten().tolist() == [0.0, 5.0]
+    assert seen.images["camera"].unique().tolist() == [0, 5]
