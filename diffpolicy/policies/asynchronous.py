@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -140,10 +140,13 @@ class AsynchronousExecutor:
         return math.ceil(slow * self.rate)
 
     def reset(self, observation: Observation, seed: int) -> None:
-        """Begin new roll-outs: wait for the first chunk, which the first `action` belongs to."""
+        """Begin new roll-outs: wait for the first chunk, which the first `action` belongs to.
+
+        A decision that is still under way for the last roll-outs is waited for and dropped, with its error.
+        """
         if self._pending is not None:
-            self._pending.result()  # a decision for the last roll-out still uses the model
-            self._pending = None
+            wait([self._pending])  # it still uses the model
+        self._pending = self._plan = None
         self._step = 0
         memory = self.planner.start(len(observation.state), seed)
         self._plan = self._decide(0, observation, memory, 0, 0)
@@ -153,18 +156,20 @@ class AsynchronousExecutor:
     def action(self, observation: Observation) -> Tensor:
         """Return the action (B, A) of this control step; call once per step, with what is seen at its beginning.
 
-        An error of a decision is raised here, at the first step that finds it.
+        An error of a decision is raised here, at the first step that finds it. That step does not count: asking again
+        gives its action by the last plan, and another decision begins.
         """
         if self._plan is None:
             raise PolicyError("no plan yet: call reset with the first observation before the first action")
         if self._pending is not None and self._pending.done():
-            self._take_over(self._pending.result())
+            decided, self._pending = self._pending, None
+            self._take_over(decided.result())
         step, plan = self._step, self._plan
         if self._pending is None and step - plan.step >= self.planner.execute:
             self._expected = self.delay
             frozen = self._expected if self.freeze else 0
             self._pending = self._worker.submit(
-                self._decide, step, observation, plan.memory, step - plan.step, frozen
+                self._decide, step, observation.copy(), plan.memory, step - plan.step, frozen
             )
         index, last = step - plan.step, plan.actions.shape[1] - 1
         self.starved += index > last
@@ -178,7 +183,7 @@ class AsynchronousExecutor:
     def _take_over(self, decided: _Decided) -> None:
         self.late += self._step - decided.step > max(self._expected, 1)
         self.latencies.append(decided.seconds)
-        self._plan, self._pending = decided, None
+        self._plan = decided
 
     def _decide(
         self, step: int, observation: Observation, memory: Memory, elapsed: int, frozen: int
@@ -186,5 +191,10 @@ class AsynchronousExecutor:
         begun = self._clock()
         _, after = self.planner.act(observation, memory, elapsed=elapsed, frozen=frozen)
         assert after.plan is not None
+        if not bool(after.plan.chunk.isfinite().all()):
+            raise PolicyError(
+                f"the decision of control step {step} holds NaN or infinity; the robot does not get it: check the "
+                "weights and the normaliser"
+            )
         actions = self.planner.actions(after.plan.chunk)
         return _Decided(step, actions, after, self._clock() - begun)

@@ -180,6 +180,70 @@ def test_errors_of_a_decision_reach_the_robot(analytic: SimpleNamespace) -> None
     executor.close()
 
 
+def failing(analytic: SimpleNamespace) -> tuple[Slow, AsynchronousExecutor]:
+    """An executor whose decision after control step 1 has failed."""
+    slow = Slow(planner(analytic, "ddim_3@1"))
+    slow.may_end = threading.Semaphore(1000)
+    executor = AsynchronousExecutor(slow, rate=10.0)
+    executor.reset(analytic.clock(0.0), 0)
+    executor.action(analytic.clock(0.0))
+    slow.fail = True
+    executor.action(analytic.clock(1.0))
+    wait_until_ready(executor)
+    return slow, executor
+
+
+def test_after_an_error_the_robot_may_ask_again(analytic: SimpleNamespace) -> None:
+    slow, executor = failing(analytic)
+    with pytest.raises(RuntimeError, match="network is gone"):
+        executor.action(analytic.clock(2.0))
+    slow.fail = False
+    assert executor.action(analytic.clock(2.0)).item() == pytest.approx(0.02, abs=1e-5)
+    wait_until_ready(executor)
+    assert executor.action(analytic.clock(3.0)).item() == pytest.approx(0.03, abs=1e-5)
+    executor.close()
+
+
+def test_an_error_ends_with_its_roll_out(analytic: SimpleNamespace) -> None:
+    slow, executor = failing(analytic)
+    slow.fail = False
+    executor.reset(analytic.clock(50.0), 0)
+    assert executor.action(analytic.clock(50.0)).item() == pytest.approx(0.5, abs=1e-5)
+    slow.fail = True
+    wait_until_ready(executor) if executor._pending else None
+    with pytest.raises(RuntimeError, match="network is gone"):
+        executor.reset(analytic.clock(0.0), 0)
+    with pytest.raises(PolicyError, match="call reset"):  # and not an action of the roll-out before
+        executor.action(analytic.clock(0.0))
+    executor.close()
+
+
+def test_a_robot_may_write_all_it_sees_into_the_same_memory(analytic: SimpleNamespace) -> None:
+    slow = Slow(planner(analytic, "ddim_3@1"))
+    executor = AsynchronousExecutor(slow, rate=10.0)
+    executor.reset(analytic.clock(0.0), 0)
+    seen = analytic.clock(0.0)
+    for now in range(2):
+        seen.state[:] = analytic.clock(float(now)).state
+        executor.action(seen)
+    assert slow.begun.acquire(timeout=10)
+    seen.state[:] = 1000.0  # while the decision is under way
+    slow.may_end.release()
+    wait_until_ready(executor)
+    assert executor.action(seen).item() == pytest.approx(0.02, abs=1e-5)
+    slow.may_end.release()
+    executor.close()
+
+
+def test_a_robot_gets_no_nan(analytic: SimpleNamespace) -> None:
+    acting = planner(analytic, "ddim_3@4")
+    acting.model.encode = lambda observation: observation.newest[:, :1, None] * torch.nan  # type: ignore[method-assign]
+    executor = AsynchronousExecutor(acting, rate=10.0)
+    with pytest.raises(PolicyError, match="control step 0 holds NaN or infinity; the robot does not get it"):
+        executor.reset(analytic.clock(0.0), 0)
+    executor.close()
+
+
 def test_real_time(analytic: SimpleNamespace) -> None:
     """At 100 Hz with decisions of some milliseconds, by the machine's own clock."""
     acting = planner(analytic, "rti_2_1_0@2")
