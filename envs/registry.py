@@ -21,7 +21,8 @@ class Task:
     success. `control_rate` is in control steps per second of the robot's time [Hz] (None where none is declared).
     Environments act in [-1, 1]; `action_low` and `action_high` are those limits in the units of the task's
     demonstration files, `demonstrated` the keys that hold its observation there (None: the file's own choice).
-    `image_size` is the side [pixel] of the pictures in `info["images"]`, None where there are
+    `clips_recorded`: those files hold what was asked for, which the simulator clipped to the limits when it was
+    recorded. `image_size` is the side [pixel] of the pictures in `info["images"]`, None where there are
     none, and `layout` says what the numbers of an observation mean.
     """
 
@@ -42,6 +43,7 @@ class Task:
     action_low: float = -1.0
     action_high: float = 1.0
     demonstrated: tuple[str, ...] | None = None
+    clips_recorded: bool = False
     image_size: int | None = None
     layout: Layout = field(default_factory=Layout)
 

@@ -8,12 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import envs
-from diffpolicy.cli.common import dataset_file
+from diffpolicy.cli.common import COLLECTED, dataset_file
 from diffpolicy.cli.config import build
+from diffpolicy.cli.data import described
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.collection import CollectConfig, collect
 from diffpolicy.collection.recipes import RECIPES
-from diffpolicy.data import OfflineDataset, describe
+from diffpolicy.data import OfflineDataset
 
 OURS = ("task", "to", "run", "progress", "device")  # keys of collect.yaml that are not the collector's
 
@@ -21,6 +22,11 @@ OURS = ("task", "to", "run", "progress", "device")  # keys of collect.yaml that 
 def main(cfg: DictConfig) -> None:
     """Collect a dataset of `cfg.task` into `cfg.to`."""
     task = envs.task(cfg.task)
+    if task.simulator not in COLLECTED and cfg.source is None:
+        raise ConfigError(
+            f"{task.name} has no way of its own to make data: source=ppo has agents learn it from its rewards; "
+            "demonstrations go to train as data=FILE"
+        )
     options = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(options, dict)
     path = Path(cfg.to) if cfg.to is not None else dataset_file(Path("runs/data"), task)
@@ -29,8 +35,8 @@ def main(cfg: DictConfig) -> None:
     given = {str(key): value for key, value in options.items() if key not in OURS}
     dataset = collect_task(task, path, given, progress=cfg.progress)
     console = Console(soft_wrap=True, highlight=False)
-    for name, value in describe(dataset).items():
-        console.print(f"{name}: {value}")
+    for line in described(dataset, path):
+        console.print(line)
     policy = "" if task.score == "return" else " policy=diffusion_mlp"
     console.print(f"dataset: {path}\nnext:    diffpolicy train{policy} task={task.name} data={path}")
 

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import diffpolicy
 import envs
@@ -18,6 +18,8 @@ from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import FisorConfig, FisorLearner
 from envs import point_robot
 
+# Simulators whose tasks `diffpolicy collect` learns to act in, or has experts for; others have human demonstrations.
+COLLECTED = frozenset({"safety_gymnasium", "bullet", "point_robot", "metaworld"})
 SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5", "PushT-v0": "pusht.npz"}
 
 
@@ -26,6 +28,14 @@ def compute_device(cfg: DictConfig) -> torch.device:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     return training.pick_device(cfg.device)
+
+
+def listed(cfg: DictConfig, key: str) -> list[Any]:
+    """Return the list at `key`, of one element where it is a single value (`seeds=3`), empty where it is null."""
+    value = cfg[key]
+    if value is None:
+        return []
+    return list(value) if isinstance(value, ListConfig) else [value]
 
 
 def dataset_file(folder: Path, task: envs.Task) -> Path:
@@ -50,16 +60,23 @@ def dataset_path(task: envs.Task, path: str | None) -> Path:
             )
         return local
     if task.id not in SHIPPED:
-        raise ConfigError(
-            f"{task.name} needs a dataset: `diffpolicy data fetch {task.name}` gets the published one, "
-            f"`diffpolicy collect task={task.name}` makes one; then pass data=FILE"
-        )
+        raise ConfigError(f"{task.name} needs a dataset: {ways_to_data(task)}pass data=FILE")
     with as_file(files(diffpolicy) / "assets" / SHIPPED[task.id]) as shipped:
         return shipped
 
 
+def ways_to_data(task: envs.Task) -> str:
+    """Return which commands get a dataset of `task`, as the beginning of a sentence; "" if there is none."""
+    ways = []
+    if task.dataset_file or task.name.lower() in data.PUBLISHED:
+        ways.append(f"`diffpolicy data fetch {task.name}` gets the published one")
+    if task.simulator in COLLECTED:
+        ways.append(f"`diffpolicy collect task={task.name}` makes one")
+    return f"{', '.join(ways)}; then " if ways else ""
+
+
 def load_dataset(task: envs.Task, path: Path, cameras: Sequence[str] = ()) -> data.OfflineDataset:
-    """Return the dataset at `path` with actions in [-1, 1]; DataError when it is not one of `task`."""
+    """Return the dataset at `path` with actions in units of [-1, 1]; DataError when it is not one of `task`."""
     dataset = data.load(path, observations=task.demonstrated, images=cameras)
     found = (dataset.observation_size, dataset.action_size)
     wanted = (task.observation_size, task.action_size)
@@ -67,7 +84,8 @@ def load_dataset(task: envs.Task, path: Path, cameras: Sequence[str] = ()) -> da
         raise data.DataError(
             f"{path} has observations and actions of sizes {found}, {task.name} has {wanted}: is it another task's?"
         )
-    return dataset.scaled_actions(task.action_low, task.action_high)
+    scaled = dataset.scaled_actions(task.action_low, task.action_high)
+    return replace(scaled, actions=scaled.actions.clamp(-1.0, 1.0)) if task.clips_recorded else scaled
 
 
 def reward_scale(task: envs.Task) -> float:
@@ -104,6 +122,11 @@ def make_learner(
         "version": diffpolicy.__version__,
     }
     dataset = load_dataset(task, path)
+    if not dataset.rewards.any():
+        raise ConfigError(
+            f"{path} holds no rewards, from which policy={policy.name} learns: demonstrations without them are for "
+            "chunk policies, for example policy=diffusion_mlp"
+        )
     scale, violations = reward_scale(task), continuous_violations(task, dataset)
     learner = FisorLearner(dataset, config, seeds, scale, device, description, violations)
     stored = {"task": task.id, "seeds": seeds, "policy": asdict(config), "data_sha256": hashed}

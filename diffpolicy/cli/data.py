@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 import envs
 from diffpolicy import data
+from diffpolicy.cli.common import ways_to_data
 from diffpolicy.cli.errors import ConfigError
 
 FORMATS = "HDF5 (DSRL, D4RL, robomimic), .npz, zarr (folder or .zip), or a Minari or LeRobot folder"
@@ -59,6 +60,8 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 def _check(file: Path, task: str | None, chosen: dict[str, Any]) -> int:
     entry = envs.task(task) if task else _task_of(file)
+    if entry and chosen["observations"] is None:
+        chosen = {**chosen, "observations": entry.demonstrated}  # as training reads it
     problems = data.check(file, expectations_of(entry) if entry else None, **chosen)
     for problem in problems:
         print(problem)
@@ -73,8 +76,8 @@ def expectations_of(task: envs.Task) -> data.Expectations:
     return data.Expectations(
         observation_size=task.observation_size,
         action_size=task.action_size,
-        action_low=task.action_low,
-        action_high=task.action_high,
+        action_low=None if task.clips_recorded else task.action_low,
+        action_high=None if task.clips_recorded else task.action_high,
         max_episode_steps=task.max_episode_steps,
         binary_cost=task.binary_cost,
     )
@@ -99,7 +102,9 @@ def _fetch(what: str, to: Path | None) -> int:
         name = what if what.endswith(".hdf5") else envs.task(what).dataset_file
         folder = to or dataset_folder()
     if not name:
-        raise ConfigError(f"{what} has no published dataset: make one with `diffpolicy collect task={what}`")
+        raise ConfigError(
+            f"{what} has no published dataset to fetch: {ways_to_data(envs.task(what))}pass data=FILE to train"
+        )
     console = Console(stderr=True)
     columns = (DownloadColumn(), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -120,13 +125,19 @@ def dataset_folder() -> Path:
 
 
 def _info(file: Path, chosen: dict[str, Any]) -> int:
-    figures = data.describe(data.load(file, **chosen))
+    for line in described(data.load(file, **chosen), file):
+        print(line)
+    return 0
+
+
+def described(dataset: data.OfflineDataset, file: Path) -> Iterator[str]:
+    """Yield lines for people about a dataset and the file that it is in."""
+    figures = data.describe(dataset)
     for camera, (height, width) in figures.pop("cameras", {}).items():
         figures[f"pictures of {camera}"] = f"{height} x {width}"
     figures["sha256"] = data.sha256(file)
     for name, value in figures.items():
-        print(f"{name.replace('_', ' '):<25} {_shown(value)}")
-    return 0
+        yield f"{name.replace('_', ' '):<25} {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

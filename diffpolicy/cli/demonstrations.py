@@ -14,12 +14,13 @@ from rich.console import Console
 import diffpolicy
 import envs
 from diffpolicy import data, evaluation, training
-from diffpolicy.cli.common import compute_device, dataset_path, load_dataset
+from diffpolicy.cli.common import compute_device, dataset_path, listed, load_dataset
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.evaluation import provenance
 from diffpolicy.evaluation.video import animation, film, record_video
-from diffpolicy.policies import DiffusionConfig, DiffusionLearner, Policy, load_chunk_model
+from diffpolicy.policies import ARMS as FISOR_ARMS
+from diffpolicy.policies import DiffusionConfig, DiffusionLearner, Policy, load_chunk_model, parse_arm
 from diffpolicy.policies.acting import chunk_policy
 from diffpolicy.policies.loading import read_calibration
 
@@ -42,13 +43,19 @@ class JudgeConfig:
             raise ConfigError(
                 "judge needs every >= 1, episodes >= 1 and at least one arm; judge=null leaves it out"
             )
+        guarded = [arm for arm in self.arms if parse_arm(arm).guard]
+        if guarded:
+            raise ConfigError(
+                f"judge.arms: {', '.join(guarded)} needs a calibration, which is made after training; "
+                "leave _guard out of its name"
+            )
 
 
 class RolloutJudge:
     """Scores a checkpoint by the worst of several ways to act with it; a `training.Judge`."""
 
     def __init__(self, task: envs.Task, config: JudgeConfig, device: torch.device) -> None:
-        self.every = config.every
+        self.every, self.arms = config.every, config.arms
         self._task, self._config, self._device = task, config, device
 
     def __call__(self, checkpoint: Path) -> training.Verdict:
@@ -78,6 +85,7 @@ def make_learner(
     name = str(options.pop("name"))
     config = build(DiffusionConfig, {str(key): value for key, value in options.items()}, "policy")
     hashed = data.sha256(path)
+    _check_cameras(task, config)
     description = {
         "task": task.id,
         "policy": name,
@@ -90,24 +98,43 @@ def make_learner(
     return learner, stored
 
 
+def _check_cameras(task: envs.Task, config: DiffusionConfig) -> None:
+    """Refuse a policy that would look at pictures its task does not show, or not at those that it needs."""
+    if config.cameras and task.image_size is None:
+        raise ConfigError(
+            f"policy.cameras={config.cameras}: {task.name} shows no pictures to a policy that acts; "
+            "set policy.cameras=[], or choose a task that does, such as PushTImage"
+        )
+    if task.image_size is not None and not config.cameras:
+        raise ConfigError(
+            f"{task.name} shows what matters in its pictures only: set policy.cameras=[camera] and "
+            "policy.conditioning.symmetry=false"
+        )
+
+
 def train(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
     """Train or resume one run for each of `cfg.seeds`; return the last checkpoint of the last.
 
     A single seed trains in `cfg.run`, several in its folders seed-0, seed-1 ... one after the other.
     """
-    path, folder = dataset_path(task, cfg.data), Path(cfg.run)
-    if not cfg.seeds:
+    path, folder, seeds = dataset_path(task, cfg.data), Path(cfg.run), listed(cfg, "seeds")
+    if not seeds:
         raise ConfigError("seeds must name at least one training seed, for example seeds=[0]")
-    for seed in cfg.seeds:
+    judge = make_judge(task, cfg.judge, device)
+    for seed in seeds:
         learner, config = make_learner(task, path, cfg.policy, seed, device)
+        for arm in judge.arms if judge else ():
+            chunk_policy(
+                learner.average, arm, device=device
+            )  # what cannot act is refused now, not at a judgement
         last = training.run(
             learner,
-            folder if len(cfg.seeds) == 1 else folder / f"seed-{seed}",
+            folder if len(seeds) == 1 else folder / f"seed-{seed}",
             config,
             checkpoint_every=cfg.checkpoint_every,
             log_every=cfg.log_every,
             progress=cfg.progress,
-            judge=make_judge(task, cfg.judge, device),
+            judge=judge,
         )
     return last
 
@@ -137,6 +164,15 @@ def players(
     }
 
 
+def chosen_arm(name: str, arms: Sequence[str]) -> str:
+    """Return `name` if it is among `arms`, the first of them for FISOR's; ConfigError for any other."""
+    if name in arms:
+        return name
+    if name not in FISOR_ARMS:  # the configuration's defaults are FISOR's
+        raise ConfigError(f"arm {name!r} is not evaluated; arms are {', '.join(arms)}")
+    return arms[0]
+
+
 def evaluate(
     cfg: DictConfig, checkpoints: Sequence[training.Checkpoint], folder: Path
 ) -> evaluation.ScoreTable:
@@ -144,13 +180,16 @@ def evaluate(
     console = Console(soft_wrap=True, highlight=False)
     manifest = checkpoints[0].manifest
     task = envs.task(manifest["task"])
-    names = list(cfg.arms or ARMS)
+    names = listed(cfg, "arms") or list(ARMS)
+    headline, reference = chosen_arm(cfg.headline, names), chosen_arm(cfg.reference, names)
     arms = players(checkpoints, names, compute_device(cfg))
 
     def progress(arm: str, done: int, total: int) -> None:
         console.print(f"  evaluated {done}/{total}: {arm}", style="dim")
 
-    table = evaluation.score(arms, task.id, episodes=cfg.episodes, seed=cfg.seed, progress=progress)
+    table = evaluation.score(
+        arms, task.id, episodes=cfg.episodes, seed=cfg.seed, reference=reference, progress=progress
+    )
     console.print(str(table))
     folder.mkdir(parents=True, exist_ok=True)
     document = {
@@ -165,7 +204,7 @@ def evaluate(
     (folder / "scores.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     console.print(f"scores: {folder / 'scores.json'}")
     try:
-        record_video(arms[names[0]][0], task.id, cfg.seed, folder / "video.mp4", name=names[0])
+        record_video(arms[headline][0], task.id, cfg.seed, folder / "video.mp4", name=headline)
         console.print(f"video:  {folder / 'video.mp4'}")
     except envs.RenderingError as error:
         console.print(f"no video: {error}")

@@ -9,7 +9,7 @@ from rich.console import Console
 import envs
 from diffpolicy import data, evaluation, training
 from diffpolicy.cli import demonstrations
-from diffpolicy.cli.common import SHIPPED, compute_device, dataset_path
+from diffpolicy.cli.common import SHIPPED, compute_device, dataset_path, listed
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.reporting import write_report
 from diffpolicy.cli.suggestions import nearest
@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
     manifest = checkpoint.manifest
     task = envs.task(manifest["task"])
     device = compute_device(cfg)
-    arms = list(cfg.arms or available_arms(manifest))
+    arms = listed(cfg, "arms") or available_arms(manifest)
     headline, reference = _present(cfg.headline, arms), _present(cfg.reference, arms)
     players = {
         arm: [load_policy(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms
@@ -62,7 +62,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
         task.id,
         episodes=cfg.episodes,
         seed=cfg.seed,
-        limits=list(cfg.limits),
+        limits=listed(cfg, "limits"),
         reference=reference,
         progress=progress,
     )

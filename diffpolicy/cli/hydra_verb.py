@@ -54,7 +54,8 @@ def run_hydra(name: str, verb: Verb, arguments: Sequence[str]) -> int:
         if outcome.folder is None:
             raise
         what = interrupt.args[0] if interrupt.args else "interrupted"
-        raise KeyboardInterrupt(f"{what}; to use the same folder again: run={outcome.folder}") from interrupt
+        again = f"to use the same folder again: run={outcome.folder}"
+        raise KeyboardInterrupt(f"{what.rstrip('.')}; {again}") from interrupt
     except HydraException as error:
         raise ConfigError(explain(error, name, arguments)) from error
     except OmegaConfBaseException as error:

@@ -9,7 +9,7 @@ from rich.console import Console
 import envs
 from diffpolicy import training
 from diffpolicy.cli import demonstrations
-from diffpolicy.cli.common import compute_device, dataset_path, make_learner
+from diffpolicy.cli.common import compute_device, dataset_path, listed, make_learner
 
 INFEASIBLE_WARNING = 0.6
 
@@ -32,7 +32,9 @@ def train(cfg: DictConfig) -> Path:
 
 
 def _train_fisor(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
-    learner, config = make_learner(task, dataset_path(task, cfg.data), cfg.policy, list(cfg.seeds), device)
+    learner, config = make_learner(
+        task, dataset_path(task, cfg.data), cfg.policy, listed(cfg, "seeds"), device
+    )
     path = training.run(
         learner,
         cfg.run,

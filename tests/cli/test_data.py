@@ -6,7 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+import envs
 from diffpolicy import data
+from diffpolicy.cli.common import load_dataset
 
 EPISODES, STEPS = 3, 200
 
@@ -178,7 +180,7 @@ def test_demonstrations_are_held_to_the_raw_units_of_their_task(command, demonst
     assert command("data", "check", str(demonstrations), "--task", "pusht")[0] == 0
     keys = ("--observations", "state[:2]", "--images", "img")
     assert command("data", "check", str(demonstrations), "--task", "PushTImage", *keys)[0] == 0
-    status, out, _ = command("data", "check", str(demonstrations), "--task", "AdroitDoor")
+    status, out, _ = command("data", "check", str(demonstrations), "--task", "pick-place-v3")
     assert status == 1
     assert "actions: above the limit 1" in out
 
@@ -197,3 +199,20 @@ def test_info_of_demonstrations_with_pictures(command, demonstrations):
 def test_the_name_of_the_published_demonstrations_is_their_task(command, demonstrations):
     published = demonstrations.rename(demonstrations.with_name("pusht_cchi_v7_replay.zarr.zip"))
     assert "held to PushT" in command("data", "check", str(published))[1]
+
+
+def test_a_file_is_checked_as_training_reads_it(command):
+    shipped = str(Path(data.__file__).parents[1] / "assets" / "pusht.npz")
+    status, out, _ = command("data", "check", shipped, "--task", "PushTImage")
+    assert status == 0, "the first two numbers of five are what this task observes"
+    assert "held to PushTImage" in out
+
+
+def test_demonstrations_that_the_simulator_clipped_are_sound_and_clipped(command, tmp_path):
+    path, task = tmp_path / "door.npz", envs.task("AdroitDoor")
+    actions = np.linspace(-1.4, 1.4, 30 * 28, dtype=np.float32).reshape(30, 28)
+    np.savez(path, observations=np.zeros((30, 39), np.float32), actions=actions, episode_ends=[30])
+    status, out, _ = command("data", "check", str(path), "--task", "AdroitDoor")
+    assert status == 0, out
+    loaded = load_dataset(task, path).actions.numpy()
+    np.testing.assert_array_equal(loaded, np.clip(actions, -1, 1))

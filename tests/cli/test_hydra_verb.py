@@ -90,7 +90,7 @@ def test_a_config_dir_adds_choices(command, tmp_path):
 def test_help_shows_groups_options_and_how_to_see_more(command):
     status, out, _ = command("train", "--help")
     assert status == 0
-    assert "policy: fisor" in out
+    assert "policy: diffusion_mlp" in out
     assert "task: BallCircle" in out
     assert "diffpolicy train --cfg job --resolve" in out
 

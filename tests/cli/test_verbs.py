@@ -14,6 +14,7 @@ import pytest
 from diffpolicy import data, training
 from diffpolicy.cli.dispatch import dispatch
 from diffpolicy.evaluation.certificate import read_certificate
+from diffpolicy.policies import parse_arm
 
 TINY = [
     "policy.critic_updates=30",
@@ -155,6 +156,11 @@ def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
     assert "diffpolicy calibrate" in capsys.readouterr().err
     assert dispatch(["calibrate", *arms, f"run={tmp_path / 'calibrate'}"]) == 0
     assert "start level" in capsys.readouterr().out
+    another = "rti_1_0_guard@1"
+    assert dispatch(["calibrate", arms[0], f"arms={another}", f"run={tmp_path / 'calibrate'}"]) == 0
+    assert arm in capsys.readouterr().out, "thresholds of other arms are kept"
+    assert dispatch(["evaluate", *arms, *out, "reference=ddim_3"]) == 2
+    assert "'ddim_3' is not evaluated" in capsys.readouterr().err
     assert dispatch(["evaluate", *arms, *out]) == 0
     document = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [row["arm"] for row in document["rows"]] == [arm]
@@ -172,6 +178,16 @@ def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
         (["train", "task=CarRun"], "data fetch CarRun"),
         (["train", "task=BallCircle", "data=nowhere.hdf5"], "no such file"),
         (["train", "task=BallCircle", "policy.actors=[fisr]"], "fisor"),
+        (["train", "task=pusht"], "policy=diffusion_mlp"),
+        (["train", "policy=diffusion_mlp", "task=FrankaKitchen"], "needs a dataset: pass data=FILE"),
+        (["train", "policy=diffusion_mlp", "task=pusht", "policy.cameras=[camera]"], "PushTImage"),
+        (["train", "policy=diffusion_mlp", "task=pushtimage", "data={pusht}"], "policy.cameras=[camera]"),
+        (["train", "policy=diffusion_mlp", "task=pusht", "judge.arms=[ddim_300]"], "100 levels"),
+        (["train", "policy=diffusion_mlp", "task=pusht", "judge.arms=[rti_1_0_guard]"], "after training"),
+        (["calibrate", "checkpoint=nowhere", "arms=[ddim_3]"], "ends in _guard"),
+        (["calibrate", "checkpoint=nowhere", "elapsed=0"], "at least 1 control step"),
+        (["collect", "task=FrankaKitchen"], "source=ppo"),
+        (["data", "fetch", "frankakitchen"], "no published dataset to fetch: pass data=FILE"),
         (["train", "task=BallCircle", "policy.critic.gama=1"], "gamma"),
         (["train", "task=BallCircle", "device=gpu7"], "device"),
         (["train", "task=PointCircle1", "data={shipped}"], "another task"),
@@ -186,12 +202,23 @@ def test_mistakes_get_one_sentence(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = Path(__file__).parents[2] / "diffpolicy" / "assets" / "ball_circle.hdf5"
-    given = [argument.format(shipped=shipped) for argument in arguments]
-    assert dispatch([*given, f"run={tmp_path}"]) in (1, 2)
+    given = [argument.format(shipped=shipped, pusht=shipped.with_name("pusht.npz")) for argument in arguments]
+    folder = [] if given[0] == "data" else [f"run={tmp_path}"]
+    assert dispatch([*given, *folder]) in (1, 2)
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1
     assert message in error
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "calibrate"])
+def test_help_says_what_arms_can_be(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):  # Hydra's own
+        dispatch([verb, "--help"])
+    lines = capsys.readouterr().out.split("== Groups")[0]
+    examples = re.findall(r"arms=\[(.+?)\]", lines)
+    assert examples
+    assert all(parse_arm(name).name == name for example in examples for name in example.split(","))
 
 
 def test_every_command_of_the_readme_is_one_that_exists(tmp_path: Path) -> None:
