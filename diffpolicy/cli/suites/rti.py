@@ -62,7 +62,8 @@ def run_network(cfg: DictConfig, task: envs.Task, network: str, console: Console
     vector: Any = envs.make_vector(task.id, batch_size(cfg.episodes, PARALLEL), autoreset=False)
     try:
         scores = {arm: score_jobs(cfg, trained, arm, vector) for arm in names}
-        times = {arm: latency_job(cfg, trained, arm) for arm in names}
+        timed = names if network in cfg.latency.networks else []
+        times = {arm: latency_job(cfg, trained, arm) for arm in timed}
         delays = delay_jobs(cfg, trained, vector)
         jumps = jump_jobs(cfg, trained, vector)
         groups = [*scores.values(), list(times.values()), *delays.values(), *jumps.values()]
@@ -77,7 +78,7 @@ def run_network(cfg: DictConfig, task: envs.Task, network: str, console: Console
             task.name, task.score, {arm: played(scores[arm]) for arm in names}, reference=reference
         ),
         per_chunk={arm: trained.evaluations(arm)[1] for arm in names},
-        latency={arm: times[arm].result() for arm in names},
+        latency={arm: job.result() for arm, job in times.items()},
         delays={key: played(jobs) for key, jobs in delays.items()},
         jumps={key: played(jobs) for key, jobs in jumps.items()},
         judged_by=trained.judged_by,

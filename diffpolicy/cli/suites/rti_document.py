@@ -25,7 +25,7 @@ class Found:
     network: str
     table: ScoreTable
     per_chunk: Mapping[str, float]  # evaluations of a decision, by arm
-    latency: Mapping[str, Mapping[str, Any]]  # by arm and runtime
+    latency: Mapping[str, Mapping[str, Any]]  # by arm and runtime; empty where it was not asked for
     delays: Mapping[tuple[str, float], Episodes]  # by way of execution and latency [s]
     jumps: Mapping[tuple[str, bool], Episodes]  # by arm, with the jump or without
     judged_by: Sequence[str]
@@ -46,7 +46,7 @@ class Found:
                 **row,
                 "execute": int(row["arm"].partition("@")[2]),
                 "evaluations_per_chunk": self.per_chunk[row["arm"]],
-                "latency_ms": self.latency[row["arm"]],
+                "latency_ms": self.latency.get(row["arm"], {}),
             }
             for row in self.table.to_json()
         ]
