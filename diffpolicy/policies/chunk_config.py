@@ -15,6 +15,8 @@ from diffpolicy.diffusion import (
 )
 from diffpolicy.policies.errors import PolicyError
 
+MOST_SIGNAL = 0.1  # of the noise, at a process's noisiest level, for samplers that begin at noise alone
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -109,6 +111,8 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work, before any data is read."""
         asked, optimizer = self.conditioning, self.optimizer
+        self._check_process()
+        self._check_network()
         if asked.dct and asked.per_step_levels:
             raise PolicyError(
                 "conditioning.dct mixes the actions of a chunk, so they need one noise level: "
@@ -133,6 +137,26 @@ class DiffusionConfig:
         for name in ("updates", "batch"):
             if getattr(optimizer, name) < 1:
                 raise PolicyError(f"optimizer.{name} must be at least 1, got {getattr(optimizer, name)}")
+
+    def _check_process(self) -> None:
+        process = self.process.build()
+        signal, noise = (table(process.levels - 1) for table in (process.signal_at, process.noise_at))
+        if signal > MOST_SIGNAL * noise:
+            raise PolicyError(
+                f"process.kind={self.process.kind} with {process.levels} levels keeps {signal:.2f} of the action at "
+                "its noisiest one, but samplers begin at noise alone: set process.levels=1000, or process.kind=cosine"
+            )
+
+    def _check_network(self) -> None:
+        network = self.network
+        if not network.hidden or not network.channels:
+            raise PolicyError("network.hidden and network.channels name one width at least")
+        coarsening = 2 ** (len(network.channels) - 1)
+        if network.kind == "unet" and self.prediction_horizon % coarsening:
+            raise PolicyError(
+                f"a UNet of {len(network.channels)} widths halves a chunk {len(network.channels) - 1} times: set "
+                f"prediction_horizon to a multiple of {coarsening}, not {self.prediction_horizon}"
+            )
 
 
 def config_from(stored: Mapping[str, Any]) -> DiffusionConfig:

@@ -32,6 +32,7 @@ def load_chunk_model(checkpoint: Checkpoint, device: torch.device | str = "cpu")
         raise PolicyError(
             f"the weights in {checkpoint.path} do not fit its configuration: {error}"
         ) from error
+    model.picture_sizes = {name: (size[0], size[1]) for name, size in manifest.get("cameras", {}).items()}
     return model.requires_grad_(False).eval().to_device(device)
 
 

@@ -59,6 +59,7 @@ class ChunkModel(nn.Module):
         self.observation_size, self.action_size = observation_size, action_size
         self.per_step_levels = asked.per_step_levels
         self.layout, self.config = layout, config
+        self.picture_sizes: dict[str, tuple[int, int]] = {}  # by camera (H, W) [pixel], where they are known
         self.register_buffer("center", torch.zeros(action_size))
         self.register_buffer("scale", torch.ones(action_size))
         self.features = ObservationFeatures(layout, asked.features, observation_size, asked.newest_only)
@@ -133,6 +134,14 @@ class ChunkModel(nn.Module):
                     f"the policy looks at camera {camera!r}; the observation has {list(images) or 'none'}"
                 )
             pictures = images[camera][:, -tokens[0].shape[1] :]
+            size = (pictures.shape[-3], pictures.shape[-2])
+            if size != self.picture_sizes.get(
+                camera, size
+            ):  # a crop of other pictures would be of something else
+                raise PolicyError(
+                    f"camera {camera!r} gives pictures of {size} pixels; the policy was trained on "
+                    f"{self.picture_sizes[camera]}: scale them to that"
+                )
             seen = encoder(pictures.flatten(0, 1), generator)
             tokens.append(seen.view(len(pictures), -1, seen.shape[-1]))
         return Condition(torch.cat(tokens, dim=-1), self.origin(observation.state))

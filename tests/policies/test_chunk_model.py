@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffpolicy.data import Chunks, ChunkSampler, OfflineDataset
 from diffpolicy.policies import Observation, PolicyError
-from diffpolicy.policies.chunk_config import DiffusionConfig, EncoderConfig, NetworkConfig
+from diffpolicy.policies.chunk_config import DiffusionConfig, EncoderConfig, NetworkConfig, ProcessConfig
 from diffpolicy.policies.chunk_levels import draw_levels
 from diffpolicy.policies.chunk_model import ChunkModel, Condition
 from diffpolicy.policies.features import ObservationFeatures
@@ -256,6 +256,13 @@ def test_contradictions_are_refused(tiny: DiffusionConfig) -> None:
         )
     with pytest.raises(PolicyError, match="weight_power"):
         _asking(tiny, prediction="v")
+    with pytest.raises(PolicyError, match=r"keeps 0.60 of the action .* process.levels=1000"):
+        replace(tiny, process=ProcessConfig("linear", 100))
+    assert replace(tiny, process=ProcessConfig("linear", 1000)).process.build().levels == 1000
+    with pytest.raises(PolicyError, match="one width at least"):
+        replace(tiny, network=NetworkConfig("mlp", hidden=[]))
+    with pytest.raises(PolicyError, match="multiple of 16, not 8"):
+        replace(tiny, network=NetworkConfig("unet", channels=[8] * 5, groups=4))
     for scale in (0.0, 2.0):  # what is beyond 1 a sampler would clip
         with pytest.raises(PolicyError, match="discrete_scale"):
             _asking(tiny, discrete_scale=scale)

@@ -222,3 +222,32 @@ def test_demonstrations_that_teach_nothing_are_refused(
     pictures = {"top": torch.zeros(plane.num_transitions, 24, 24, 3, dtype=torch.uint8).numpy()}
     with pytest.raises(PolicyError, match="mirror image of a picture"):
         _learner(replace(plane, images=pictures), replace(tiny, cameras=["top"]), layout)
+
+
+def test_a_loaded_policy_refuses_pictures_of_another_size(
+    tiny: DiffusionConfig, plane: OfflineDataset, tmp_path: Path
+) -> None:
+    """Their central crop would silently be of something else."""
+    pictures = {"top": torch.zeros(plane.num_transitions, 24, 32, 3, dtype=torch.uint8).numpy()}
+    config = replace(
+        tiny,
+        cameras=["top"],
+        conditioning=ConditioningConfig(),
+        encoder=EncoderConfig(kind="resnet_small", size=4, crop=20),
+    )
+    learner = _learner(replace(plane, images=pictures), config, Layout())
+    stored = training.write_checkpoint(
+        tmp_path,
+        1,
+        model=learner.model(),
+        state={},
+        config={"policy": asdict(config)},
+        manifest=learner.manifest(),
+    )
+    model = load_chunk_model(training.read_checkpoint(stored))
+    state = torch.zeros(1, 2, 5)
+    model.encode(Observation(state, {"top": torch.zeros(1, 2, 24, 32, 3, dtype=torch.uint8)}))
+    with pytest.raises(
+        PolicyError, match=r"'top' gives pictures of \(48, 64\) pixels.*trained on \(24, 32\)"
+    ):
+        model.encode(Observation(state, {"top": torch.zeros(1, 2, 48, 64, 3, dtype=torch.uint8)}))
