@@ -47,6 +47,11 @@ class ChunkPolicy:
                 f"arm {arm.name!r} has {'a' if arm.guard else 'no'} guard: calibrate the model for its thresholds and "
                 f"give them with, and only with, arms named _guard"
             )
+        if guard is not None and len(guard.usual[0]) != model.observation_size:
+            raise PolicyError(
+                f"the guard was calibrated for observations of {len(guard.usual[0])} numbers, the model sees "
+                f"{model.observation_size}: calibrate it on its own task"
+            )
         self.cold = Inference(model, arm.cold.sampler(model.process, clip))
         self.warm = None
         if arm.warm is not None:
@@ -81,11 +86,11 @@ class ChunkPolicy:
 
         `elapsed` counts the control steps since the last decision (default: the actions executed per decision);
         the first `frozen` actions of the last plan are executed whatever this decision says. Raises PolicyError for
-        observations of other sizes than the model's, and for NaN and infinity in them.
+        observations that `observed` refuses.
         """
         elapsed = self.execute if elapsed is None else elapsed
         with torch.inference_mode(False):  # guidance differentiates, also where the caller switched that off
-            seen = observed(observation, self.model, self.device)
+            seen = observed(observation, memory, self.model, self.device)
             decision = _Decision(self, seen, memory, elapsed, frozen)
             chunk, evaluations, cold, stalled = decision.made()
         actions = self.actions(chunk)[:, : self.execute]
@@ -170,8 +175,7 @@ class _Decision:
             cold = cold | (plan.stalled + self.elapsed + policy.execute > policy.ahead)
         if guard is not None:
             jumped = guard.change(plan.state, self.seen.newest, self.elapsed) > guard.jump
-            if jumped.any():
-                self.seen = _begun_anew(self.seen, jumped)
+            self.seen = _without_jumps(self.seen, jumped, guard)
             cold = cold | jumped
             if policy.warm is not None:
                 cold = cold | guard.gave_up(plan.stalled)
@@ -207,15 +211,28 @@ class _Decision:
         return placed
 
 
-def _begun_anew(observation: Observation, rows: Tensor) -> Observation:
-    """Return what is seen where, in some rows (B,) bool, the world has always been as it is now.
+def _without_jumps(observation: Observation, jumped: Tensor, guard: Guard) -> Observation:
+    """Return what is seen where, before a jump, the world has always been as it was after it.
 
-    What was seen before a jump would otherwise pass for a velocity.
+    What was seen before would otherwise pass for a velocity: now, in the rows (B,) bool that `jumped`, and for as long
+    as an earlier jump is still among the steps seen.
     """
+    state, newest = observation.state, observation.state.shape[1] - 1
+    for step in range(1, newest):
+        earlier = guard.change(state[:, step - 1], state[:, step], 1) > guard.jump
+        observation = _begun_at(observation, earlier, step)
+    return _begun_at(observation, jumped, newest)
+
+
+def _begun_at(observation: Observation, rows: Tensor, step: int) -> Observation:
+    """Return the observation, in some rows (B,) bool, with all steps before `step` like that one."""
+    if not rows.any():
+        return observation
 
     def still(seen: Tensor) -> Tensor:
         chosen = rows.view(-1, *(1,) * (seen.ndim - 1))
-        return torch.where(chosen, seen[:, -1:], seen)
+        begun = torch.where(chosen, seen[:, step : step + 1], seen[:, :step])
+        return torch.cat([begun, seen[:, step:]], dim=1)
 
     images = observation.images
     return Observation(

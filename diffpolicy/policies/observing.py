@@ -5,7 +5,7 @@ from torch import Tensor
 
 from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.inference import ChunkDenoiser
-from diffpolicy.policies.policy import Observation
+from diffpolicy.policies.policy import Memory, Observation
 
 
 def acting_device(model: ChunkDenoiser, device: torch.device | str) -> torch.device:
@@ -19,11 +19,14 @@ def acting_device(model: ChunkDenoiser, device: torch.device | str) -> torch.dev
     return wanted
 
 
-def observed(observation: Observation, model: ChunkDenoiser, device: torch.device) -> Observation:
+def observed(
+    observation: Observation, memory: Memory, model: ChunkDenoiser, device: torch.device
+) -> Observation:
     """Return the observation on `device`, its state in float32, as tensors that may take part in differentiation.
 
-    Raises PolicyError for states that are not (B, To, O) as the model was trained on, and for NaN and infinity: what
-    a network makes of those may look like an action.
+    Raises PolicyError for states that are not (B, To, O) as the model was trained on, for other roll-outs than those
+    of `memory`, for NaN and infinity (what a network makes of those may look like an action), and for pictures in
+    floating point beyond 0 to 1.
     """
 
     def ordinary(tensor: Tensor) -> Tensor:
@@ -37,24 +40,28 @@ def observed(observation: Observation, model: ChunkDenoiser, device: torch.devic
             f"the policy sees the last {expected[0]} control steps of {expected[1]} numbers, states of shape "
             f"(B, {expected[0]}, {expected[1]}); it got {tuple(state.shape)}"
         )
-    _require_finite("state", state, "columns")
+    if memory.plan is not None and len(memory.plan.chunk) != len(state):
+        raise PolicyError(
+            f"the memory is of {len(memory.plan.chunk)} roll-outs, the observation of {len(state)}: start anew"
+        )
+    _require_finite(state)
     if observation.images is None:
         return Observation(state)
     images = {camera: ordinary(seen) for camera, seen in observation.images.items()}
     for camera, seen in images.items():
-        if seen.is_floating_point():
-            _require_finite(f"picture of {camera!r}", seen, "channels")
+        if seen.is_floating_point() and not bool(((seen >= 0.0) & (seen <= 1.0)).all()):
+            raise PolicyError(f"pictures of {camera!r} are uint8, or numbers from 0 to 1; these hold others")
     return Observation(state, images)
 
 
-def _require_finite(what: str, values: Tensor, parts: str) -> None:
-    """Raise PolicyError if some of `values` (B, ..., D) are NaN or infinite."""
-    finite = values.isfinite()
+def _require_finite(state: Tensor) -> None:
+    """Raise PolicyError if some of a state (B, To, O) is NaN or infinite."""
+    finite = state.isfinite()
     if bool(finite.all()):
         return
     row = int((~finite).flatten(1).any(dim=1).nonzero()[0])
-    bad = (~finite[row]).flatten(0, -2).any(dim=0).nonzero().flatten().tolist()
+    columns = (~finite[row]).any(dim=0).nonzero().flatten().tolist()
     raise PolicyError(
-        f"the {what} holds NaN or infinity ({parts} {bad} of roll-out {row}): nothing is decided from it, "
+        f"the state holds NaN or infinity (columns {columns} of roll-out {row}): nothing is decided from it, "
         "look at the sensors or the simulator"
     )

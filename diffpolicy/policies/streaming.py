@@ -72,9 +72,9 @@ class StreamingPolicy:
     def act(self, observation: Observation, memory: Memory) -> tuple[ActionChunk, Memory]:
         """Return the next actions (B, execute, A) and the buffer they came out of.
 
-        Raises PolicyError for observations of other sizes than the model's, and for NaN and infinity in them.
+        Raises PolicyError for observations that `observed` refuses.
         """
-        seen = observed(observation, self.model, self.device)
+        seen = observed(observation, memory, self.model, self.device)
         model, first = self.model, memory.plan is None
         steps = self._first_steps if first else self._steps
         batch = len(seen.state)

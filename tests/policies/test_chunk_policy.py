@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.diffusion import contraction
-from diffpolicy.policies import Observation, PolicyError
+from diffpolicy.policies import History, Observation, PolicyError
 from diffpolicy.policies.arms import parse_arm
 from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.guard import Guard
@@ -148,10 +148,27 @@ def test_what_was_seen_before_a_jump_does_not_pass_for_a_velocity(analytic: Simp
     _, memory = acting.act(analytic.clock(0.0, 2), acting.start(2, 0))
     seen = analytic.clock(1.0, 2)
     seen.state[1, 1] += 50.0
-    acting.act(Observation(seen.state, {"camera": seen.state.view(2, 2, 1, 1, 1)}), memory)
+    acting.act(Observation(seen.state, {"camera": seen.state.view(2, 2, 1, 1, 1).byte()}), memory)
     warm, cold = shown[1:]
     assert warm.state.flatten().tolist() == [0.0, 1.0]
     assert cold.state.flatten().tolist() == cold.images["camera"].flatten().tolist() == [51.0, 51.0]
+
+
+def test_a_jump_is_forgotten_as_long_as_it_could_be_seen(analytic: SimpleNamespace) -> None:
+    model = analytic.AnalyticModel(0.05, observation_horizon=4)
+    encode, shown = model.encode, []
+    model.encode = lambda seen: (shown.append(seen.state.flatten().tolist()), encode(seen))[1]
+    acting = ChunkPolicy(model, parse_arm("rti_2_1_0_guard"), guard=GUARD)
+    memory, history = acting.start(1, 0), History(4)
+    for time in [0.0, 1.0, 50.0, 51.0, 52.0, 53.0]:
+        _, memory = acting.act(history.add([[time]]), memory)
+    assert shown[1:] == [
+        [0.0, 0.0, 0.0, 1.0],
+        [50.0, 50.0, 50.0, 50.0],
+        [50.0, 50.0, 50.0, 51.0],
+        [50.0, 50.0, 51.0, 52.0],
+        [50.0, 51.0, 52.0, 53.0],
+    ]
 
 
 def test_a_residual_beyond_its_threshold_starts_again(analytic: SimpleNamespace) -> None:
@@ -250,5 +267,7 @@ def test_what_a_model_cannot_play_is_said(analytic: SimpleNamespace) -> None:
         policy(analytic, "rti_2_1_0_guard")
     with pytest.raises(PolicyError, match="has no guard"):
         policy(analytic, "rti_2_1_0", guard=GUARD)
+    with pytest.raises(PolicyError, match="calibrated for observations of 2 numbers, the model sees 1"):
+        policy(analytic, "rti_2_1_0_guard", guard=Guard(usual=((1.0, 1.0),), jump=1.0))
     with pytest.raises(PolicyError, match="StreamingPolicy"):
         policy(analytic, "streaming")

@@ -27,7 +27,7 @@ def test_nan_and_infinity_are_refused(analytic: SimpleNamespace, name: str, valu
     state[2, 0, 1] = value
     with pytest.raises(PolicyError, match=r"state holds NaN or infinity \(columns \[1\] of roll-out 2\)"):
         acting.act(Observation(state), memory)
-    with pytest.raises(PolicyError, match="picture of 'wrist' holds NaN"):
+    with pytest.raises(PolicyError, match="pictures of 'wrist' are uint8, or numbers from 0 to 1"):
         acting.act(Observation(torch.zeros(4, 2, 3), {"wrist": torch.full((4, 2, 8, 8, 3), value)}), memory)
     assert acting.model.calls == calls  # type: ignore[attr-defined]
 
@@ -39,6 +39,10 @@ def test_other_sizes_than_the_trained_ones_are_refused(
     acting = policy(analytic, "ddim_3")
     with pytest.raises(PolicyError, match=r"the last 2 control steps of 3 numbers.*it got \("):
         acting.act(Observation(torch.zeros(shape)), acting.start(4, 0))
+
+    _, memory = acting.act(Observation(torch.zeros(4, 2, 3)), acting.start(4, 0))
+    with pytest.raises(PolicyError, match="memory is of 4 roll-outs, the observation of 1: start anew"):
+        acting.act(Observation(torch.zeros(1, 2, 3)), memory)
 
 
 def test_states_may_come_in_double_precision(analytic: SimpleNamespace) -> None:
