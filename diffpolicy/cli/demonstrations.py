@@ -93,6 +93,12 @@ def make_learner(
         "version": diffpolicy.__version__,
     }
     dataset = load_dataset(task, path, config.cameras)
+    for camera in config.cameras:
+        height, width = dataset.images[camera].shape[1:3]
+        if config.encoder.crop > min(height, width):
+            raise ConfigError(
+                f"policy.encoder.crop={config.encoder.crop} does not fit into the {height} x {width} pixels of {camera}"
+            )
     learner = DiffusionLearner(dataset, config, seed, task.layout, device, description)
     stored = {"task": task.id, "seeds": [seed], "policy": asdict(config), "data_sha256": hashed}
     return learner, stored

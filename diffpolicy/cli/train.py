@@ -10,6 +10,7 @@ import envs
 from diffpolicy import training
 from diffpolicy.cli import demonstrations
 from diffpolicy.cli.common import compute_device, dataset_path, listed, make_learner
+from diffpolicy.cli.errors import ConfigError
 
 INFEASIBLE_WARNING = 0.6
 
@@ -24,6 +25,9 @@ def main(cfg: DictConfig) -> None:
 
 def train(cfg: DictConfig) -> Path:
     """Train or resume in the folder `cfg.run` and return the last checkpoint."""
+    for name in ("checkpoint_every", "log_every"):
+        if cfg[name] < 1:
+            raise ConfigError(f"{name}={cfg[name]} must be at least 1 update")
     task = envs.task(cfg.task)
     device = compute_device(cfg)
     if cfg.policy.name == "fisor":

@@ -187,6 +187,9 @@ def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
         (["calibrate", "checkpoint=nowhere", "arms=[ddim_3]"], "ends in _guard"),
         (["calibrate", "checkpoint=nowhere", "elapsed=0"], "at least 1 control step"),
         (["collect", "task=FrankaKitchen"], "source=ppo"),
+        (["train", "task=BallCircle", "log_every=0"], "log_every=0 must be at least 1"),
+        (["train", "task=BallCircle", "threads=0"], "threads=null"),
+        (["data", "info", "{folder}"], "LeRobot"),
         (["data", "fetch", "frankakitchen"], "no published dataset to fetch: pass data=FILE"),
         (["train", "task=BallCircle", "policy.critic.gama=1"], "gamma"),
         (["train", "task=BallCircle", "device=gpu7"], "device"),
@@ -202,7 +205,10 @@ def test_mistakes_get_one_sentence(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = Path(__file__).parents[2] / "diffpolicy" / "assets" / "ball_circle.hdf5"
-    given = [argument.format(shipped=shipped, pusht=shipped.with_name("pusht.npz")) for argument in arguments]
+    given = [
+        argument.format(shipped=shipped, pusht=shipped.with_name("pusht.npz"), folder=tmp_path)
+        for argument in arguments
+    ]
     folder = [] if given[0] == "data" else [f"run={tmp_path}"]
     assert dispatch([*given, *folder]) in (1, 2)
     error = capsys.readouterr().err.strip()

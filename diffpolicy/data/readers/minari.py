@@ -35,7 +35,11 @@ def read_minari(folder: Path, selection: Selection) -> Reading:
     refuse_choice(selection, (), found)
     path = next((folder / name for name in MAIN_FILES if (folder / name).is_file()), None)
     if path is None:
-        found.add("error", "folder", f"holds no {MAIN_FILES[0]}: not a Minari dataset in HDF5 format")
+        found.add(
+            "error",
+            "folder",
+            f"holds neither {MAIN_FILES[0]} (Minari) nor meta/info.json (LeRobot) nor .zgroup (zarr)",
+        )
     if path is None or found.has_errors:
         return Reading(None, found.problems())
     try:
