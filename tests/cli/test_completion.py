@@ -24,7 +24,7 @@ def query(command, monkeypatch, line: str) -> list[str]:
         ("diffpolicy tra", ["train"]),
         ("diffpolicy  bench", ["bench", "benchmark"]),
         ("diffpolicy train tas", ["task="]),
-        ("diffpolicy train policy=", ["policy=fisor"]),
+        ("diffpolicy train policy=fi", ["policy=fisor"]),
         ("diffpolicy train preset=", ["preset=fast", "preset=paper"]),
         ("diffpolicy train seeds=[0] preset=p", ["preset=paper"]),
         ("diffpolicy evaluate devi", ["device="]),

@@ -230,7 +230,7 @@ def test_a_minari_episode_without_an_end_is_a_warning(arrays: Arrays, tmp_path: 
 
 
 def test_other_folders_and_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a Minari dataset"):
+    with pytest.raises(DataError, match="holds neither data"):
         data.load(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         data.load(tmp_path / "nothing.hdf5")
