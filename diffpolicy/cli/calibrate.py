@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     """Calibrate the best checkpoint of each training seed in `cfg.checkpoint` and print what was found."""
     if cfg.checkpoint is None:
         raise ConfigError("calibrate needs checkpoint=FOLDER, for example checkpoint=runs/train/pusht/...")
-    arms = listed(cfg, "arms")
+    arms = listed(cfg, "arms", str)
     unguarded = [arm for arm in arms if not parse_arm(arm).guard]
     if unguarded:
         raise ConfigError(

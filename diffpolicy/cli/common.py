@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -18,6 +18,7 @@ from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import FisorConfig, FisorLearner
 from envs import point_robot
 
+T = TypeVar("T")
 # Simulators whose tasks `diffpolicy collect` learns to act in, or has experts for; others have human demonstrations.
 COLLECTED = frozenset({"safety_gymnasium", "bullet", "point_robot", "metaworld"})
 SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5", "PushT-v0": "pusht.npz"}
@@ -32,12 +33,19 @@ def compute_device(cfg: DictConfig) -> torch.device:
     return training.pick_device(cfg.device)
 
 
-def listed(cfg: DictConfig, key: str) -> list[Any]:
-    """Return the list at `key`, of one element where it is a single value (`seeds=3`), empty where it is null."""
+def listed(cfg: DictConfig, key: str, kind: type[T]) -> list[T]:
+    """Return the list at `key`, of one element where it is a single value (`seeds=3`), empty where it is null.
+
+    Raises ConfigError for an element that is not of the `kind`.
+    """
     value = cfg[key]
     if value is None:
         return []
-    return list(value) if isinstance(value, ListConfig) else [value]
+    found = list(value) if isinstance(value, ListConfig) else [value]
+    wrong = [element for element in found if not isinstance(element, kind)]
+    if wrong:
+        raise ConfigError(f"{key}: {wrong[0]!r} is of type {type(wrong[0]).__name__}, not {kind.__name__}")
+    return found
 
 
 def dataset_file(folder: Path, task: envs.Task) -> Path:

@@ -123,7 +123,7 @@ def train(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
 
     A single seed trains in `cfg.run`, several in its folders seed-0, seed-1 ... one after the other.
     """
-    path, folder, seeds = dataset_path(task, cfg.data), Path(cfg.run), listed(cfg, "seeds")
+    path, folder, seeds = dataset_path(task, cfg.data), Path(cfg.run), listed(cfg, "seeds", int)
     if not seeds:
         raise ConfigError("seeds must name at least one training seed, for example seeds=[0]")
     judge = make_judge(task, cfg.judge, device)
@@ -186,7 +186,7 @@ def evaluate(
     console = Console(soft_wrap=True, highlight=False)
     manifest = checkpoints[0].manifest
     task = envs.task(manifest["task"])
-    names = listed(cfg, "arms") or list(ARMS)
+    names = listed(cfg, "arms", str) or list(ARMS)
     headline, reference = chosen_arm(cfg.headline, names), chosen_arm(cfg.reference, names)
     arms = players(checkpoints, names, compute_device(cfg))
 

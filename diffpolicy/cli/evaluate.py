@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
     manifest = checkpoint.manifest
     task = envs.task(manifest["task"])
     device = compute_device(cfg)
-    arms = listed(cfg, "arms") or available_arms(manifest)
+    arms = listed(cfg, "arms", str) or available_arms(manifest)
     headline, reference = _present(cfg.headline, arms), _present(cfg.reference, arms)
     players = {
         arm: [load_policy(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms
@@ -62,7 +62,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
         task.id,
         episodes=cfg.episodes,
         seed=cfg.seed,
-        limits=listed(cfg, "limits"),
+        limits=list(cfg.limits),
         reference=reference,
         progress=progress,
     )

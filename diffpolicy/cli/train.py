@@ -37,7 +37,7 @@ def train(cfg: DictConfig) -> Path:
 
 def _train_fisor(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
     learner, config = make_learner(
-        task, dataset_path(task, cfg.data), cfg.policy, listed(cfg, "seeds"), device
+        task, dataset_path(task, cfg.data), cfg.policy, listed(cfg, "seeds", int), device
     )
     path = training.run(
         learner,

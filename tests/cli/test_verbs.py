@@ -188,6 +188,7 @@ def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
         (["calibrate", "checkpoint=nowhere", "elapsed=0"], "at least 1 control step"),
         (["collect", "task=FrankaKitchen"], "source=ppo"),
         (["train", "task=BallCircle", "log_every=0"], "log_every=0 must be at least 1"),
+        (["train", "policy=diffusion_mlp", "task=pusht", "seeds=[0,a]"], "seeds: 'a' is of type str"),
         (["train", "task=BallCircle", "threads=0"], "threads=null"),
         (["data", "info", "{folder}"], "LeRobot"),
         (["data", "fetch", "frankakitchen"], "no published dataset to fetch: pass data=FILE"),
