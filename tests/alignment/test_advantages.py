@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from diffpolicy.alignment import (
     SCALES,
@@ -32,7 +33,12 @@ def test_scales_are_the_published_ones() -> None:
     given = rewards()
     centred = given - torch.stack([given[name == GROUP].mean() for name in range(6)])[GROUP]
     own = torch.stack([given[name == GROUP].std(correction=0) for name in range(6)])[GROUP]
-    for scale, by in (("global", given.std(correction=0) + 1e-4), ("group", own + 1e-4), ("none", 1.0)):
+    scales: dict[Scale, Tensor | float] = {
+        "global": given.std(correction=0) + 1e-4,
+        "group": own + 1e-4,
+        "none": 1.0,
+    }
+    for scale, by in scales.items():
         torch.testing.assert_close(group_advantages(given, GROUP, scale, clip=None).values, centred / by)
 
 

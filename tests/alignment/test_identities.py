@@ -120,7 +120,8 @@ def curvature(objective: AWM | NFT, batch: Rated, others: dict[str, Denoiser]) -
     network, by = Network(0), torch.zeros((), dtype=torch.float64, requires_grad=True)
 
     def shifted(noisy: Tensor, level: Tensor, condition: Any, /) -> Tensor:
-        return network(noisy, level, condition).detach() + by
+        out: Tensor = network(noisy, level, condition).detach() + by
+        return out
 
     loss, _ = objective.loss(batch, {"train": shifted, **others}, generator())
     (slope,) = torch.autograd.grad(loss, by, create_graph=True)
