@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from diffpolicy.training.errors import FeedbackError
+
 Scale = Literal["global", "group", "none"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
@@ -164,6 +166,22 @@ def gae(rewards: Tensor, values: Tensor, done: Tensor, gamma: float, lam: float)
         following = deltas[step] + gamma * lam * goes_on[step] * following
         advantages[step] = following
     return advantages
+
+
+def check_complete(group: Tensor, size: int) -> None:
+    """Check that every group of `group` (B,) int64 has `size` samples.
+
+    Raises:
+        FeedbackError: if one has not: its mean would be that of other samples than were compared.
+    """
+    names, counts = torch.unique(group, return_counts=True)
+    wrong = (counts != size).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        raise FeedbackError(
+            f"{len(wrong)} of {len(names)} groups are incomplete: group {names[first].item()} has "
+            f"{counts[first].item()} of {size} samples"
+        )
 
 
 def _group_means(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:

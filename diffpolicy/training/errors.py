@@ -17,6 +17,10 @@ class NonFiniteError(TrainingError):
     """A loss or a weight became NaN or infinite."""
 
 
+class FeedbackError(TrainingError):
+    """What a learner waits for, a reward say, could not be had; nothing of the update was done."""
+
+
 class StateError(TrainingError, TypeError):
     """A training state holds something that cannot be stored exactly without pickle."""
 

@@ -11,14 +11,19 @@ from diffpolicy.training.errors import CheckpointError
 
 FOLDER = "best"
 SCORES = "judged.json"
+STOPPED = "stopped"
 
 
 class Verdict(NamedTuple):
-    """What a judge found: the score to choose by (higher is better), values to log, and an animated GIF or None."""
+    """What a judge found: the score to choose by (higher is better), values to log, and an animated GIF or None.
+
+    `stop` says why the run should end here; None lets it go on.
+    """
 
     score: float
     values: Mapping[str, float]
     film: bytes | None = None
+    stop: str | None = None
 
 
 class Judge(Protocol):
@@ -36,21 +41,28 @@ class Podium:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scores = _read_scores(folder)
+        self._scores, self._stopped = _read_scores(folder)
 
     def knows(self, step: int) -> bool:
         """Whether the checkpoint after `step` updates was judged already."""
         return step in self._scores
 
-    def enter(self, checkpoint: Path, step: int, score: float) -> None:
-        """Note a score; the checkpoint is copied if no earlier one is better. Raises CheckpointError."""
+    @property
+    def stopped(self) -> bool:
+        """Whether a judge has ended the run."""
+        return self._stopped is not None
+
+    def enter(self, checkpoint: Path, step: int, verdict: Verdict) -> None:
+        """Note a verdict; the checkpoint is copied if no earlier one is better. Raises CheckpointError."""
         best = max(self._scores.values(), default=float("-inf"))
         try:
-            if score > best:
+            if verdict.score > best:
                 self._copy(checkpoint)
-            self._scores[step] = score
+            self._scores[step] = verdict.score
+            self._stopped = verdict.stop
+            noted = {str(key): value for key, value in self._scores.items()}
             temporary = self._folder / f".{SCORES}"
-            temporary.write_text(json.dumps({str(key): value for key, value in self._scores.items()}))
+            temporary.write_text(json.dumps(noted | ({STOPPED: verdict.stop} if verdict.stop else {})))
             temporary.replace(self._folder / SCORES)
         except OSError as error:
             raise CheckpointError(
@@ -77,9 +89,10 @@ def best_checkpoint(folder: Path | str) -> Path:
     return found[-1] if found else Path(folder)
 
 
-def _read_scores(folder: Path) -> dict[int, float]:
+def _read_scores(folder: Path) -> tuple[dict[int, float], str | None]:
     try:
         stored = json.loads((folder / SCORES).read_text())
-        return {int(step): float(score) for step, score in stored.items()}
+        stopped = stored.pop(STOPPED, None)
+        return {int(step): float(score) for step, score in stored.items()}, stopped
     except (OSError, ValueError, AttributeError, TypeError):
-        return {}  # not judged yet, or unreadable: what is missing is judged again
+        return {}, None  # not judged yet, or unreadable: what is missing is judged again

@@ -26,7 +26,13 @@ from diffpolicy.training.checkpoint import (
     step_folders,
     write_checkpoint,
 )
-from diffpolicy.training.errors import ConfigMismatchError, Interrupted, NonFiniteError, TrainingError
+from diffpolicy.training.errors import (
+    ConfigMismatchError,
+    FeedbackError,
+    Interrupted,
+    NonFiniteError,
+    TrainingError,
+)
 from diffpolicy.training.judging import Judge, Podium
 from diffpolicy.training.logging import CurveWriter, ProgressDisplay
 from diffpolicy.training.state import tensors_of
@@ -69,7 +75,8 @@ def run(
     """Train `learner` to its `total_steps`, from the newest checkpoint in `folder` if there is one.
 
     Returns the last checkpoint. Logs to TensorBoard in `folder` every `log_every` updates. A `judge` scores a
-    checkpoint every `judge.every` updates and at the end; `best_checkpoint` finds the best. On SIGINT or
+    checkpoint every `judge.every` updates and at the end, and may stop the run; `best_checkpoint` finds the best.
+    A `FeedbackError` of the learner is passed on after what was done has been stored. On SIGINT or
     SIGTERM the update is finished, a checkpoint written and `Interrupted` raised; a second signal stops at
     once. Raises `ConfigMismatchError` when the folder holds a run of another configuration, `NonFiniteError`
     when a logged value or a weight is not finite, `CheckpointError` when a checkpoint cannot be written or
@@ -86,7 +93,7 @@ def run(
         start, last = _resume(learner, folder, config)
         podium = Podium(folder)
         unjudged = judge is not None and _due(judge, start, learner.total_steps) and not podium.knows(start)
-        if last is not None and start == learner.total_steps and not unjudged:
+        if last is not None and (podium.stopped or (start == learner.total_steps and not unjudged)):
             return last
         done = start
         curves = stack.enter_context(closing(CurveWriter(folder, start)))
@@ -97,7 +104,14 @@ def run(
             if judge is not None and unjudged:  # the run was stopped between a checkpoint and its judgement
                 _judge(judge, podium, curves, display, last, start)
         for step in range(start, learner.total_steps):
-            losses = learner.update(step)
+            try:
+                losses = learner.update(step)
+            except FeedbackError:
+                if (
+                    done > start
+                ):  # what was learnt since the last checkpoint is not lost with the reward's server
+                    _store(learner, folder, config, done, last)
+                raise
             done = step + 1
             at_end = done == learner.total_steps
             stopping = stop.requested  # asked once: a signal from here on waits for the next step
@@ -116,7 +130,7 @@ def run(
                 last = _store(learner, folder, config, done, last)
             if judge is not None and to_judge and last is not None:
                 _judge(judge, podium, curves, display, last, done)
-            if stopping:
+            if stopping or podium.stopped:
                 break
         if stop.requested:
             raise Interrupted(
@@ -140,9 +154,11 @@ def _judge(
     if verdict.film is not None:
         curves.add_film("roll-out", verdict.film, step)
     curves.flush()
-    podium.enter(checkpoint, step, verdict.score)
+    podium.enter(checkpoint, step, verdict)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in verdict.values.items())
     display.note(f"step {step}: {shown}")
+    if verdict.stop is not None:
+        display.note(f"stopped after step {step}: {verdict.stop}")
 
 
 def _resume(learner: Learner, folder: Path, config: Mapping[str, Any]) -> tuple[int, Path | None]:

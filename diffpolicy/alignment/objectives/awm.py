@@ -1,6 +1,7 @@
 """Advantage-weighted matching: the policy gradient with the matching error in place of the log-likelihood."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.alignment.matching import Matcher, Matching
-from diffpolicy.alignment.objective import Logs, Needs, Roles, role
+from diffpolicy.alignment.objective import Needs, Objective, Part, Roles, role
 from diffpolicy.alignment.samples import Rated
 
 Weighting = Literal["uniform", "time", "time_squared", "huber", "power"]
@@ -42,7 +43,7 @@ class AWMConfig:
 
 
 @dataclass(frozen=True)
-class AWM:
+class AWM(Objective[Rated]):
     """`L = mean of max(-A rho, -A clip(rho)) + w_ema |p - p_ema|^2 + w_ref |p - p_ref|^2` (Xue et al. 2025).
 
     rho = exp(g(mse_old) - g(mse_theta)), g the weighting; without a clip the first term is `A g(mse_theta)`. It
@@ -68,19 +69,19 @@ class AWM:
             reference=config.reference_weight > 0.0,
         )
 
-    def loss(self, batch: Rated, roles: Roles, generator: torch.Generator) -> tuple[Tensor, Logs]:
-        """Return the loss over all draws; logs the error and, where they are used, penalties and clipped share."""
+    def parts(self, batch: Rated, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
+        """Yield the loss of each draw; logs the error and, where they are used, penalties and clipped share."""
         rollout = batch.rollout
         advantages = self.config.advantage_scale * batch.advantages
         matchings = self.matcher.matchings(
             rollout.clean, rollout.condition, generator, rollout.mask, rollout.group
         )
-        terms = [self._terms(each, advantages, roles) for each in matchings]
-        mean = {name: torch.stack([each[name] for each in terms]).mean() for name in terms[0]}
-        loss = mean["policy"]
-        for name, weight in self._penalties.items():
-            loss = loss + weight * mean[f"{name}_distance"]
-        return loss, {"loss": loss.item()} | {name: value.item() for name, value in mean.items()}
+        for each in matchings:
+            terms = {name: term.mean() for name, term in self._terms(each, advantages, roles).items()}
+            loss = terms["policy"]
+            for name, weight in self._penalties.items():
+                loss = loss + weight * terms[f"{name}_distance"]
+            yield Part(loss / self.matcher.draws, {name: term.item() for name, term in terms.items()})
 
     @property
     def _penalties(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Diffusion-DPO: learn from comparisons, with matching errors in place of log-likelihoods."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffpolicy.alignment.matching import Matcher
-from diffpolicy.alignment.objective import Logs, Needs, Roles, role
+from diffpolicy.alignment.objective import Needs, Objective, Part, Roles, role
 from diffpolicy.alignment.samples import Pairs
 
 
@@ -31,7 +32,7 @@ class DiffusionDPOConfig:
 
 
 @dataclass(frozen=True)
-class DiffusionDPO:
+class DiffusionDPO(Objective[Pairs]):
     """`L = mean of -log sigm(-(beta/2) [(mse_w - mse_l) - (mse_ref_w - mse_ref_l)])` (Wallace et al. 2024, eq. 14).
 
     Winner, loser and both denoisers see the same level and noise, as in the authors' code. The paper's factor
@@ -46,33 +47,28 @@ class DiffusionDPO:
         """Pairs and the reference."""
         return Needs(pairs=True, reference=True)
 
-    def loss(self, batch: Pairs, roles: Roles, generator: torch.Generator) -> tuple[Tensor, Logs]:
-        """Return the loss over all draws; logs the implicit accuracy, and the errors of winners and losers.
+    def parts(self, batch: Pairs, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
+        """Yield the loss of each draw; logs the implicit accuracy, and the errors of winners and losers.
 
         Watch both errors: the loss also falls while the winners are predicted worse, if the losers are worse still.
         """
         train, reference = role(roles, "train"), role(roles, "reference")
-        drawn: list[list[Tensor]] = []
         for corruption in self.matcher.corruptions(batch.winner, generator):
             problems = [
                 self.matcher.matching(clean, corruption, batch.condition, batch.mask)
                 for clean in (batch.winner, batch.loser)
             ]
-            trained = [each.error(each.predict(train)) for each in problems]
-            drawn.append(trained + [each.error(each.constant(reference)) for each in problems])
-        winner, loser, reference_winner, reference_loser = (
-            torch.stack(each) for each in zip(*drawn, strict=True)
-        )
-        gap = margin(winner, loser, reference_winner, reference_loser)
-        loss = preference_loss(gap, self.config.beta).mean()
-        return loss, {
-            "loss": loss.item(),
-            "implicit_accuracy": (gap > 0.0).to(gap).mean().item(),
-            "winner_error": winner.mean().item(),
-            "loser_error": loser.mean().item(),
-            "reference_winner_error": reference_winner.mean().item(),
-            "reference_loser_error": reference_loser.mean().item(),
-        }
+            winner, loser = (each.error(each.predict(train)) for each in problems)
+            reference_winner, reference_loser = (each.error(each.constant(reference)) for each in problems)
+            gap = margin(winner, loser, reference_winner, reference_loser)
+            logs = {
+                "implicit_accuracy": (gap > 0.0).to(gap).mean().item(),
+                "winner_error": winner.mean().item(),
+                "loser_error": loser.mean().item(),
+                "reference_winner_error": reference_winner.mean().item(),
+                "reference_loser_error": reference_loser.mean().item(),
+            }
+            yield Part(preference_loss(gap, self.config.beta).mean() / self.matcher.draws, logs)
 
 
 def margin(winner: Tensor, loser: Tensor, reference_winner: Tensor, reference_loser: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """DiffusionNFT: learn from good and bad samples at once, in the forward process and without likelihoods."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffpolicy.alignment.matching import Matcher, Matching
-from diffpolicy.alignment.objective import Logs, Needs, Roles, role
+from diffpolicy.alignment.objective import Needs, Objective, Part, Roles, role
 from diffpolicy.alignment.samples import Rated
 from diffpolicy.diffusion import element_mean
 
@@ -37,7 +38,7 @@ class NFTConfig:
 
 
 @dataclass(frozen=True)
-class NFT:
+class NFT(Objective[Rated]):
     """`L = A_max/beta mean of (r |p+ - y|^2 + (1-r) |p- - y|^2) + w_ref |p - p_ref|^2` (Zheng et al. 2025, eq. 5).
 
     r = clip(A/(2 A_max) + 1/2, 0, 1), p+ = (1-beta) p_old + beta p, p- = (1+beta) p_old - beta p, y the target. With
@@ -56,8 +57,8 @@ class NFT:
         """Rated samples, the policy that made them and, if it is weighed in, the reference."""
         return Needs(rewards=True, old=True, reference=self.config.reference_weight > 0.0)
 
-    def loss(self, batch: Rated, roles: Roles, generator: torch.Generator) -> tuple[Tensor, Logs]:
-        """Return the loss over all draws.
+    def parts(self, batch: Rated, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
+        """Yield the loss of each draw.
 
         At theta = old its value does not depend on the rewards, its gradient does: watch the gradient's norm.
         """
@@ -66,12 +67,12 @@ class NFT:
         matchings = self.matcher.matchings(
             rollout.clean, rollout.condition, generator, rollout.mask, rollout.group
         )
-        terms = [self._terms(each, good, roles) for each in matchings]
-        mean = {name: torch.stack([each[name] for each in terms]).mean() for name in terms[0]}
-        loss = config.advantage_max / config.beta * mean["split"]
-        if config.reference_weight > 0.0:
-            loss = loss + config.reference_weight * mean["reference_distance"]
-        return loss, {"loss": loss.item()} | {name: value.item() for name, value in mean.items()}
+        for each in matchings:
+            terms = {name: term.mean() for name, term in self._terms(each, good, roles).items()}
+            loss = config.advantage_max / config.beta * terms["split"]
+            if config.reference_weight > 0.0:
+                loss = loss + config.reference_weight * terms["reference_distance"]
+            yield Part(loss / self.matcher.draws, {name: term.item() for name, term in terms.items()})
 
     def _terms(self, matching: Matching, good: Tensor, roles: Roles) -> dict[str, Tensor]:
         beta = self.config.beta

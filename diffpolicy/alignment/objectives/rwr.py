@@ -1,17 +1,17 @@
 """Reward-weighted regression: repeat what was good, in proportion."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from diffpolicy.alignment.matching import Matcher
-from diffpolicy.alignment.objective import Logs, Needs, Roles, role
+from diffpolicy.alignment.objective import Needs, Objective, Part, Roles, role
 from diffpolicy.alignment.samples import Rated
 
 
 @dataclass(frozen=True)
-class RWR:
+class RWR(Objective[Rated]):
     """`L = mean of w mse_theta(x)` with weights w >= 0 (Peters and Schaal 2007; Black et al. 2024, section 4.1).
 
     The weights are the batch's advantages: those of `softmax_weights`, or an indicator of the best. It is AWM without
@@ -25,8 +25,8 @@ class RWR:
         """Rated samples."""
         return Needs(rewards=True)
 
-    def loss(self, batch: Rated, roles: Roles, generator: torch.Generator) -> tuple[Tensor, Logs]:
-        """Return the mean weighted matching error, the error itself and the effective share of the samples.
+    def parts(self, batch: Rated, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
+        """Yield the mean weighted matching error of each draw; logs the error and the effective share of the samples.
 
         Raises:
             ValueError: if a weight is negative.
@@ -38,12 +38,12 @@ class RWR:
                 f"{weights.min().item():.3g}: make them with softmax_weights, or use AWM"
             )
         rollout, denoiser = batch.rollout, role(roles, "train")
+        # Kish's effective sample size: 1 for equal weights, 1/B when one sample has all the weight.
+        share = weights.sum().square() / (len(weights) * weights.square().sum()).clamp(min=1e-30)
         matchings = self.matcher.matchings(
             rollout.clean, rollout.condition, generator, rollout.mask, rollout.group
         )
-        errors = torch.stack([each.error(each.predict(denoiser)) for each in matchings])
-        loss = (weights * errors).mean()
-        # Kish's effective sample size: 1 for equal weights, 1/B when one sample has all the weight.
-        share = weights.sum().square() / (len(weights) * weights.square().sum()).clamp(min=1e-30)
-        logs = {"loss": loss.item(), "error": errors.mean().item(), "effective_share": share.item()}
-        return loss, logs
+        for each in matchings:
+            error = each.error(each.predict(denoiser))
+            logs = {"error": error.mean().item(), "effective_share": share.item()}
+            yield Part((weights * error).mean() / self.matcher.draws, logs)

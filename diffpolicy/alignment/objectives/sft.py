@@ -1,17 +1,17 @@
 """Supervised fine-tuning: the denoising loss on samples that are worth repeating."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from diffpolicy.alignment.matching import Matcher
-from diffpolicy.alignment.objective import Logs, Needs, Roles, role
+from diffpolicy.alignment.objective import Needs, Objective, Part, Roles, role
 from diffpolicy.alignment.samples import Rollout
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(Objective[Rollout]):
     """`L = mean of mse_theta(x)` (Ho et al. 2020, eq. 14, in whatever the process predicts).
 
     On demonstrations it is behaviour cloning, and beside another objective the anchor that keeps a policy near them.
@@ -24,10 +24,9 @@ class SFT:
         """Samples, nothing else."""
         return Needs()
 
-    def loss(self, batch: Rollout, roles: Roles, generator: torch.Generator) -> tuple[Tensor, Logs]:
-        """Return the mean matching error of the samples."""
+    def parts(self, batch: Rollout, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
+        """Yield the mean matching error of the samples, a part for each draw."""
         denoiser = role(roles, "train")
-        matchings = self.matcher.matchings(batch.clean, batch.condition, generator, batch.mask, batch.group)
-        errors = torch.stack([each.error(each.predict(denoiser)) for each in matchings])
-        loss = errors.mean()
-        return loss, {"loss": loss.item(), "error": loss.item()}
+        for each in self.matcher.matchings(batch.clean, batch.condition, generator, batch.mask, batch.group):
+            error = each.error(each.predict(denoiser)).mean()
+            yield Part(error / self.matcher.draws, {"error": error.item()})
