@@ -10,31 +10,76 @@ from diffpolicy.alignment.advantages import (
     leave_one_out,
     softmax_weights,
 )
+from diffpolicy.alignment.experience import Experience, Fixed, Gathered, Online, OnlineConfig, draw_prompts
 from diffpolicy.alignment.matching import Corruption, Matcher, Matching, errors, inner_levels, stratified
-from diffpolicy.alignment.objective import Logs, Needs, Objective, Roles, role
-from diffpolicy.alignment.samples import Pairs, Rated, Rollout
+from diffpolicy.alignment.model import Model, Prompts, Unprompted
+from diffpolicy.alignment.objective import (
+    Logs,
+    Needs,
+    Objective,
+    Owned,
+    Part,
+    Roles,
+    StartPolicy,
+    mean_logs,
+    role,
+)
+from diffpolicy.alignment.reward import Reward, Rewards, rate
+from diffpolicy.alignment.roles import EMA, OLD, REFERENCE, TRAIN, CopiedRoles, RoleBook
+from diffpolicy.alignment.samples import Pairs, Prompted, Rated, Rollout, Samples, select, size
+from diffpolicy.alignment.trainer import AlignConfig, Aligner, Decay, Term
 
 __all__ = [
+    "EMA",
+    "OLD",
+    "REFERENCE",
     "SCALES",
+    "TRAIN",
     "Advantages",
+    "AlignConfig",
+    "Aligner",
+    "CopiedRoles",
     "Corruption",
+    "Decay",
+    "Experience",
+    "Fixed",
+    "Gathered",
     "Logs",
     "Matcher",
     "Matching",
+    "Model",
     "Needs",
     "Objective",
+    "Online",
+    "OnlineConfig",
+    "Owned",
     "Pairs",
+    "Part",
     "PromptBuffer",
+    "Prompted",
+    "Prompts",
     "Rated",
+    "Reward",
+    "Rewards",
+    "RoleBook",
     "Roles",
     "Rollout",
+    "Samples",
     "Scale",
+    "StartPolicy",
+    "Term",
+    "Unprompted",
+    "draw_prompts",
     "errors",
     "gae",
     "group_advantages",
     "inner_levels",
     "leave_one_out",
+    "mean_logs",
+    "rate",
     "role",
+    "select",
+    "size",
     "softmax_weights",
     "stratified",
 ]

@@ -1,6 +1,5 @@
 """Where the trainer's batches come from: roll-outs that are rated, comparisons, demonstrations, prompts."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -15,7 +14,7 @@ from diffpolicy.alignment.advantages import (
     softmax_weights,
 )
 from diffpolicy.alignment.model import Model
-from diffpolicy.alignment.objective import Logs, Needs, Roles, role
+from diffpolicy.alignment.objective import Logs, Objective, Roles, role
 from diffpolicy.alignment.reward import Reward, Rewards, rate
 from diffpolicy.alignment.samples import Pairs, Prompted, Rated, Rollout, Samples, chunks, select, size
 from diffpolicy.diffusion import Path, Sampler, Solver, StepRule, sample_path
@@ -23,9 +22,6 @@ from diffpolicy.training.errors import FeedbackError
 
 AdvantageKind = Literal["global", "group", "none", "leave_one_out", "buffer", "softmax"]
 ADVANTAGE_KINDS: tuple[AdvantageKind, ...] = get_args(AdvantageKind)
-
-StartPolicy = Callable[[Tensor, Any, Tensor], Tensor]
-"""Makes the noise (B, *S) that samples start from of standard normal noise, conditions and prompt indices (B,)."""
 
 
 class Gathered(NamedTuple):
@@ -97,20 +93,16 @@ class Online(Experience):
     """
 
     def __init__(
-        self,
-        model: Model,
-        reward: Reward,
-        needs: Needs,
-        config: OnlineConfig,
-        start: StartPolicy | None = None,
+        self, model: Model, reward: Reward, objective: Objective[Any], config: OnlineConfig | None = None
     ) -> None:
+        needs, config = objective.needs, config or OnlineConfig()
         if needs.differentiable_reward and not reward.differentiable:
             raise ValueError(
                 f"this objective follows the reward's gradient, and {type(reward).__name__} has none: "
                 "take a differentiable reward, or an objective that needs only its values"
             )
         self.model, self.reward, self.needs, self.config = model, reward, needs, config
-        self._start = start
+        self._start = objective.start
         self._sampler = Sampler(model.process, config.solver, model.levels)
         self._buffer = PromptBuffer()
 

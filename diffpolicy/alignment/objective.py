@@ -1,8 +1,8 @@
 """What an objective asks for, and what it gives back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ Roles = Mapping[str, Denoiser]
 """Denoisers by role: "train" is trained, "old" made the rollout, "reference" is the base, "ema" an average."""
 
 Logs = dict[str, float]
+
+StartPolicy = Callable[[Tensor, Any, Tensor], Tensor]
+"""Makes the noise (B, *S) that samples start from of standard normal noise, conditions and prompt indices (B,)."""
 
 
 class Needs(NamedTuple):
@@ -66,6 +69,11 @@ class Objective(Protocol[Batch]):
     def owned(self) -> Mapping[str, Owned]:
         """The modules trained beside the denoiser, by name."""
         return {}
+
+    @property
+    def start(self) -> StartPolicy | None:
+        """What makes the noise that samples start from; None for standard normal noise."""
+        return None
 
     def parts(self, batch: Batch, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
         """Yield the parts of the scalar to minimise.
