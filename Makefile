@@ -45,7 +45,7 @@ setup:
 	  $(PIP) install -q torch==$(TORCH_VERSION) --index-url $(CPU_INDEX) || {
 	    echo "setup: no CPU build of PyTorch from $(CPU_INDEX); name another source: make setup TORCH='torch==$(TORCH_VERSION) --index-url URL', or take the CUDA build: make setup TORCH=torch" >&2; exit 1; }
 	fi
-	$(PIP) install -q -e '.[safety,collect,robotics,formats,export,dev]' $(MUJOCO)
+	$(PIP) install -q -e '.[safety,collect,robotics,formats,images,export,dev]' $(MUJOCO)
 	$(PIP) install -q --no-deps $(DSRL)
 	case "$$version" in 3.11) ;; *) echo "setup: Python $$version: the eight Bullet tasks are unavailable (pybullet has no wheel after 3.11); all else works" ;; esac
 	if ! MUJOCO_GL=$${MUJOCO_GL:-egl} $(BIN)/python -c 'import mujoco; mujoco.GLContext(8, 8)' >/dev/null 2>&1; then
