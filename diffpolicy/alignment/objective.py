@@ -89,6 +89,7 @@ class Objective(Protocol[Batch]):
         Raises:
             TrainingError: if a likelihood ratio is not 1 before the first update, say.
         """
+        return  # not abstract: most have nothing to refuse
 
     def loss(self, batch: Batch, roles: Roles, generator: torch.Generator) -> tuple[Tensor, Logs]:
         """Return the sum of all parts, as one scalar, and the means of their logs with the loss itself."""
