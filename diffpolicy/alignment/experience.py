@@ -16,8 +16,18 @@ from diffpolicy.alignment.advantages import (
 from diffpolicy.alignment.model import Model
 from diffpolicy.alignment.objective import Logs, Objective, Roles, role
 from diffpolicy.alignment.reward import Reward, Rewards, rate
-from diffpolicy.alignment.samples import Pairs, Prompted, Rated, Rollout, Samples, chunks, select, size
-from diffpolicy.diffusion import Path, Sampler, Solver, StepRule, sample_path
+from diffpolicy.alignment.samples import Pairs, Prompted, Rated, Rollout, Samples, chunks, rows, select, size
+from diffpolicy.alignment.tree import tree_advantages
+from diffpolicy.diffusion import (
+    Path,
+    Sampler,
+    Solver,
+    StepRule,
+    Tree,
+    join_trees,
+    sample_path,
+    sample_tree,
+)
 from diffpolicy.training.errors import FeedbackError
 
 AdvantageKind = Literal["global", "group", "none", "leave_one_out", "buffer", "softmax"]
@@ -65,6 +75,10 @@ class OnlineConfig:
     DanceGRPO). `advantages` is the deviation they are divided by, see `group_advantages`, or "leave_one_out", "buffer"
     (per prompt, DDPO) or "softmax" (weights at `temperature`, for RWR). `solver` takes samples whose path is not
     needed; `rule` is that of recorded paths. At most `at_once` samples are made in one call of the denoiser.
+
+    With `splits` every group is a denoising tree from one start, which splits in `branches` at these steps, their noises
+    independent by `noise_scale`, see `sample_tree`; every step then has the advantage `tree_advantages` gives it. Let
+    the trainer's microbatch hold whole trees: the steps that the parts of a cut one share count in each part.
     """
 
     groups: int = 8
@@ -75,6 +89,9 @@ class OnlineConfig:
     solver: Solver = "ddim"
     rule: StepRule = field(default_factory=lambda: StepRule("ddim"))
     at_once: int | None = None
+    splits: tuple[int, ...] = ()
+    branches: int = 2
+    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.groups < 1 or self.group_size < 2 or (self.at_once is not None and self.at_once < 1):
@@ -84,6 +101,15 @@ class OnlineConfig:
             )
         if self.advantages not in ADVANTAGE_KINDS:
             raise ValueError(f"advantages are one of {', '.join(ADVANTAGE_KINDS)}, not {self.advantages!r}")
+        if self.splits and self.group_size != self.branches ** len(self.splits):
+            raise ValueError(
+                f"a tree that splits {len(self.splits)} times in {self.branches} is a group of "
+                f"{self.branches ** len(self.splits)} samples, got group_size={self.group_size}"
+            )
+        if self.splits and self.advantages != "global":
+            raise ValueError(
+                f"a tree has advantages of its own, leave them at 'global'; got {self.advantages!r}"
+            )
 
 
 class Online(Experience):
@@ -101,6 +127,10 @@ class Online(Experience):
             raise ValueError(
                 f"this objective follows the reward's gradient, and {type(reward).__name__} has none: "
                 "take a differentiable reward, or an objective that needs only its values"
+            )
+        if config.splits and not (needs.path and needs.rewards):
+            raise ValueError(
+                "trees are for objectives that take recorded steps and rewards: leave splits empty"
             )
         self.model, self.reward, self.needs, self.config = model, reward, needs, config
         self._start = objective.start
@@ -131,7 +161,7 @@ class Online(Experience):
         if self.needs.pairs:
             pairs = paired(rollout, rewards.total)
             return Gathered(pairs, logs | {"ties": 1.0 - 2.0 * size(pairs) / len(index)}, len(index))
-        advantages, flat = self._advantages(rewards.total, rollout.group, index)
+        advantages, flat = self._advantages(rewards.total, rollout, index)
         return Gathered(
             Rated(rollout, rewards.total, advantages),
             logs | {"flat_groups": flat / config.groups},
@@ -155,9 +185,14 @@ class Online(Experience):
         if self._start is not None:
             noise[0] = self._start(noise[0], condition, index)
         start = model.process.noise_at(model.levels[0]) * noise[0]
+        kept = condition if self.needs.guided else model.prompts.condition(index, guided=False)
+        group = torch.arange(config.groups, device=start.device).repeat_interleave(config.group_size)
+        if config.splits:
+            tree = self._trees(denoiser, condition, start, generator)
+            return Rollout(tree.clean, kept, group, start, tree, prompt=index)
         made: list[tuple[Tensor, Path | None]] = []
-        for rows in chunks(len(index), config.at_once):
-            part = select(Prompted(condition, [None] * len(index), noise), rows)
+        for some in chunks(len(index), config.at_once):
+            part = select(Prompted(condition, [None] * len(index), noise), some)
             if self.needs.path:
                 path = sample_path(
                     model.process,
@@ -166,25 +201,51 @@ class Online(Experience):
                     denoiser,
                     part.condition,
                     part.noise,
-                    start[rows],
+                    start[some],
                 )
                 made.append((path.clean, path))
             else:
                 made.append((self._sampler.sample(denoiser, part.condition, part.noise), None))
         clean = torch.cat([clean for clean, _ in made])
-        kept = condition if self.needs.guided else model.prompts.condition(index, guided=False)
-        group = torch.arange(config.groups, device=clean.device).repeat_interleave(config.group_size)
-        return Rollout(clean, kept, group, start, _joined([path for _, path in made]))
+        return Rollout(clean, kept, group, start, _joined([path for _, path in made]), prompt=index)
+
+    def _trees(self, denoiser: Any, condition: Any, start: Tensor, generator: torch.Generator) -> Tree:
+        """Return a tree from the first start of every group, as many at a time as have `at_once` leaves."""
+        model, config = self.model, self.config
+        first = torch.arange(0, len(start), config.group_size, device=start.device)
+        at_once = None if config.at_once is None else max(config.at_once // config.group_size, 1)
+        trees = []
+        for some in chunks(config.groups, at_once):
+            roots = first[some.to(first.device)]
+            tree = sample_tree(
+                model.process,
+                config.rule,
+                model.levels,
+                denoiser,
+                lambda root, roots=roots: rows(condition, roots[root]),
+                start[roots],
+                config.splits,
+                generator,
+                config.branches,
+                config.noise_scale,
+            )
+            trees.append(tree)
+        return join_trees(trees)
 
     def _noise(self, index: Tensor, generator: torch.Generator) -> Tensor:
         draws = 1 + len(self.model.levels) if self.needs.path else self._sampler.draws
+        draws = 1 if self.config.splits else draws  # a tree draws that of its steps itself
         shape = (draws, len(index), *self.model.shape)
         noise = torch.empty(shape, device=self.model.device).normal_(generator=generator)
-        if self.config.shared_start:
+        if self.config.shared_start or self.config.splits:
             noise[0] = noise[0][:: self.config.group_size].repeat_interleave(self.config.group_size, dim=0)
         return noise
 
-    def _advantages(self, rewards: Tensor, group: Tensor, prompt: Tensor) -> Advantages:
+    def _advantages(self, rewards: Tensor, rollout: Rollout, prompt: Tensor) -> Advantages:
+        group = rollout.group
+        if isinstance(rollout.path, Tree):
+            flat = group_advantages(rewards, group).flat_groups
+            return Advantages(tree_advantages(rollout.path, rewards), flat)
         match self.config.advantages:
             case "leave_one_out":
                 return Advantages(leave_one_out(rewards, group), 0)

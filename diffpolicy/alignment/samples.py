@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffpolicy.diffusion import Path
+from diffpolicy.diffusion import Path, Tree, select_leaves
 
 
 class Rollout(NamedTuple):
@@ -14,22 +14,25 @@ class Rollout(NamedTuple):
 
     `clean` (B, *S) in float32; `condition` is what denoisers take: a tensor with B rows, None, or dicts, lists and
     tuples of those. `group` (B,) int64 names the prompt or reset state that a sample answers. `start` (B, *S) is the
-    iterate that it was denoised from and `path` its denoising steps, where they have been recorded. `mask` (B|1, *S)
-    bool is true for the elements that count: the executed actions of a chunk. What is masked out is still seen by
-    denoisers, as context, and never scored.
+    iterate that it was denoised from and `path` its denoising steps, where they have been recorded; samples are the
+    leaves of a tree. `mask` (B|1, *S) bool is true for the elements that count: the executed actions of a chunk. What is masked out is still seen by
+    denoisers, as context, and never scored. `prompt` (B,) int64 is the index of the prompt that a sample answers, for
+    what is learnt of every prompt apart; groups number its occurrences.
     """
 
     clean: Tensor
     condition: Any
     group: Tensor
     start: Tensor | None = None
-    path: Path | None = None
+    path: Path | Tree | None = None
     mask: Tensor | None = None
+    prompt: Tensor | None = None
 
 
 class Rated(NamedTuple):
     """A rollout with the rewards (B,) of its samples and the advantages (B,) made of them, see `advantages`.
 
+    Of a path of K steps advantages may be (B, K), those of each step; those of a tree always are.
     Advantages are made before a rollout is cut into minibatches, since they compare whole groups.
     """
 
@@ -48,8 +51,8 @@ class Pairs(NamedTuple):
     loser: Tensor
     condition: Any
     mask: Tensor | None = None
-    winner_path: Path | None = None
-    loser_path: Path | None = None
+    winner_path: Path | Tree | None = None
+    loser_path: Path | Tree | None = None
 
 
 class Prompted(NamedTuple):
@@ -119,6 +122,7 @@ def select(batch: Samples, index: Tensor) -> Any:
                 start=rows(batch.start, index),
                 path=_path(batch.path, index),
                 mask=_mask(batch.mask, index),
+                prompt=rows(batch.prompt, index),
             )
         case Pairs():
             return batch._replace(
@@ -139,21 +143,32 @@ def chunks(count: int, at_once: int | None) -> tuple[Tensor, ...]:
 
 
 def split(batch: Samples, parts: int, generator: torch.Generator) -> Iterator[Any]:
-    """Yield a batch in `parts` minibatches of nearly equal size, its samples in random order.
+    """Yield a batch in `parts` minibatches of nearly equal size, its samples in random order, trees whole.
 
     Raises:
-        ValueError: if there are fewer samples than parts.
+        ValueError: if there are fewer samples, or trees, than parts.
     """
-    count = size(batch)
+    tree = _tree(batch)
+    count = size(batch) if tree is None else len(tree.states[0])
     if not 1 <= parts <= count:
-        raise ValueError(f"a batch of {count} samples cannot be cut into {parts} minibatches")
+        kind = "samples" if tree is None else "trees"
+        raise ValueError(f"a batch of {count} {kind} cannot be cut into {parts} minibatches")
     order = torch.randperm(count, generator=generator, device=generator.device)
-    yield from (select(batch, index) for index in order.tensor_split(parts))
+    for chosen in order.tensor_split(parts):
+        whole = chosen if tree is None else torch.isin(tree.lineage()[0], chosen).nonzero()[:, 0]
+        yield select(batch, whole)
 
 
-def _path(path: Path | None, index: Tensor) -> Path | None:
+def _tree(batch: Samples) -> Tree | None:
+    rollout = batch.rollout if isinstance(batch, Rated) else batch
+    return rollout.path if isinstance(rollout, Rollout) and isinstance(rollout.path, Tree) else None
+
+
+def _path(path: Path | Tree | None, index: Tensor) -> Path | Tree | None:
     if path is None:
         return None
+    if isinstance(path, Tree):
+        return select_leaves(path, index)
     chosen = None if path.log_probs is None else path.log_probs[:, index]
     return Path(path.states[:, index], path.levels, chosen)
 
