@@ -169,12 +169,13 @@ class Online(Experience):
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the rewards remembered for each prompt."""
-        return {"buffer": self._buffer.state()}
+        """Return the rewards remembered for each prompt, and what the reward itself remembers."""
+        return {"buffer": self._buffer.state(), "reward": self.reward.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self._buffer.load_state(state["buffer"])
+        self.reward.load_state(state["reward"])
 
     @torch.no_grad()
     def _roll_out(self, denoiser: Any, index: Tensor, generator: torch.Generator) -> Rollout:

@@ -36,6 +36,13 @@ class Reward(Protocol):
         """
         ...
 
+    def state(self) -> dict[str, Any]:
+        """Return what is remembered from one call to the next."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+
 
 def rate(reward: Reward, samples: Tensor, labels: Sequence[Any]) -> Rewards:
     """Return the rewards of samples (B, *S), checked: one finite float32 number each.
