@@ -1,7 +1,6 @@
 """Roles: the denoiser that is trained, the one that made the roll-out, the base, an average; all of one network."""
 
 import copy
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.diffusion import Denoiser
+from diffpolicy.training.state import digest
 
 TRAIN, OLD, REFERENCE, EMA = "train", "old", "reference", "ema"
 
@@ -54,11 +54,7 @@ class RoleBook(Mapping[str, Denoiser]):
 
     def checksum(self, name: str) -> str:
         """Return the SHA-256 of a role's tensors."""
-        digest = hashlib.sha256()
-        for key, tensor in sorted(self.tensors(name).items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest(self.tensors(name))
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of all roles but the reference, which is what it was made of."""

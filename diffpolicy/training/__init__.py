@@ -21,6 +21,7 @@ from diffpolicy.training.errors import (
 from diffpolicy.training.judging import Judge, Verdict, best_checkpoint
 from diffpolicy.training.logging import read_curves
 from diffpolicy.training.loop import Learner, run
+from diffpolicy.training.state import digest
 
 __all__ = [
     "Checkpoint",
@@ -36,6 +37,7 @@ __all__ = [
     "TrainingError",
     "Verdict",
     "best_checkpoint",
+    "digest",
     "latest_checkpoint",
     "pick_device",
     "read_checkpoint",

@@ -1,7 +1,8 @@
 """Nested training state to safetensors bytes and back, exactly and without pickle."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import safetensors
@@ -72,6 +73,15 @@ def decode_state(data: bytes) -> Any:
     header_length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + header_length])
     return _unpack(json.loads(header["__metadata__"][_METADATA_KEY]), tensors)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors: their names, shapes and values, wherever they are."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def tensors_of(state: Any, path: str = "state") -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,67 @@
+"""What decides how a world model of states is made and trained."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from world_models.errors import WorldModelError
+
+Kind = Literal["diffusion", "deterministic"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class DiffusionSteps:
+    """Noise of the diffusion model, in units of the normalised change of state.
+
+    Training draws `exp(N(mean, std^2))`; `steps` Euler steps go from sigma_max over EDM's grid of exponent `rho` to
+    sigma_min and then to the clean sample (Karras et al. 2022; three steps as in DIAMOND, Alonso et al. 2024).
+    """
+
+    mean: float = -0.4
+    std: float = 1.2
+    steps: int = 3
+    sigma_min: float = 0.05
+    sigma_max: float = 5.0
+    rho: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0.0 < self.sigma_min < self.sigma_max or not self.std > 0.0:
+            raise WorldModelError(f"diffusion needs a step and 0 < sigma_min < sigma_max, got {self}")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """A world model of states.
+
+    `members` networks are trained on batches of their own; where they disagree the model is unsure. They see `history`
+    observations and actions, actions as numbers or, with `two_hot_bins`, two-hot. `relative` are pairs of columns whose
+    differences are shown as well, divided by `relative_scale`: hand and object, say. `history_noise` blurs what is
+    shown in training, in standard deviations of a step's change, as the model's own errors will.
+    """
+
+    kind: Kind = "deterministic"
+    members: int = 3
+    history: int = 1
+    hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
+    head_hidden: list[int] = field(default_factory=lambda: [128, 128])
+    two_hot_bins: int = 0
+    relative: list[list[int]] = field(default_factory=list)
+    relative_scale: float = 0.05
+    history_noise: float = 0.0
+    diffusion: DiffusionSteps = field(default_factory=DiffusionSteps)
+    updates: int = 7_000
+    batch: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    average_decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise WorldModelError(f"a world model is one of {', '.join(KINDS)}, not {self.kind!r}")
+        if min(self.members, self.history, self.updates, self.batch) < 1 or self.two_hot_bins in (1,):
+            raise WorldModelError(
+                "a world model has one or more members, observations of history, updates and samples in a batch, and "
+                f"no or at least two bins, got {self}"
+            )
+        if any(len(pair) != 2 for pair in self.relative):
+            raise WorldModelError(f"relative columns come in pairs, got {self.relative}")

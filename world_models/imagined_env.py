@@ -1,0 +1,153 @@
+"""A frozen world model as an environment: many episodes at once, on the model's device, from real states."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from diffpolicy.training import digest
+from world_models.errors import WorldModelError
+from world_models.state import StateWorldModel
+from world_models.windows import Window, Windows, advance
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    """Episodes end after `horizon` steps, or where the model's uncertainty is above `max_uncertainty`.
+
+    An episode cut off by uncertainty ends in a violation: nobody knows what comes then, so it costs `unknown_cost`.
+    """
+
+    horizon: int = 20
+    max_uncertainty: float | None = None
+    unknown_cost: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.unknown_cost < 0.0:
+            raise WorldModelError(f"imagined episodes have a step or more and costs >= 0, got {self}")
+        if self.max_uncertainty is not None and not self.max_uncertainty > 0.0:
+            raise WorldModelError(f"max_uncertainty is positive, got {self.max_uncertainty}")
+
+
+class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
+    """`num_envs` imagined episodes, each in one member of the model, begun at transitions drawn from `starts`.
+
+    All is torch, on the model's device: actions (n, A), observations (n, O), rewards (n,) float32, terminated and
+    truncated (n,) bool. Episodes terminate at random, with the model's probability. Finished ones begin anew in the
+    same step. `infos` holds "cost" and "uncertainty" (n,), "unknown" (n,) bool where uncertainty has cut an episode
+    off, and "final_observation" (n, O), the observation each step led to, whether or not the episode ended there.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (gymnasium's own form)
+
+    def __init__(
+        self,
+        model: StateWorldModel,
+        starts: Windows,
+        num_envs: int,
+        config: ImaginationConfig | None = None,
+        allowed: Tensor | None = None,
+    ) -> None:
+        """Make the environment; `allowed` (N,) int64 are the transitions that episodes may begin at, by default all."""
+        if starts.history != model.config.history:
+            raise WorldModelError(
+                f"the model sees {model.config.history} observations, the windows to start from hold {starts.history}"
+            )
+        self.model, self.config = model.requires_grad_(False).eval(), config or ImaginationConfig()
+        self.num_envs, self.device = num_envs, starts.actions.device
+        self._starts = starts
+        self._allowed = torch.arange(len(starts), device=self.device) if allowed is None else allowed
+        box = gymnasium.spaces.Box
+        sizes = model.observation_size, model.action_size
+        self.single_observation_space = box(-np.inf, np.inf, (sizes[0],), np.float32)
+        self.single_action_space = box(-1.0, 1.0, (sizes[1],), np.float32)
+        self.observation_space = box(-np.inf, np.inf, (num_envs, sizes[0]), np.float32)
+        self.action_space = box(-1.0, 1.0, (num_envs, sizes[1]), np.float32)
+        self._generator = torch.Generator(self.device)
+        self._weights = digest(model.state_dict())
+        self._ready = False
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Begin all episodes; with a seed (one number for all) they are the same ones every time."""
+        if isinstance(seed, list):
+            raise WorldModelError("imagined episodes are drawn together: give one seed, not one for each")
+        if seed is not None:
+            self._generator.manual_seed(seed)
+        begun = self._begin()
+        self._window, self._member, self._steps = begun
+        self._ready = True
+        return self._window.observations[:, -1], {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Take actions (n, A), cut to [-1, 1].
+
+        Raises:
+            WorldModelError: if an action is not finite, or there was no reset.
+        """
+        if not self._ready:
+            raise WorldModelError("reset the environment before the first step")
+        if actions.shape != (self.num_envs, self.model.action_size) or not actions.isfinite().all():
+            raise WorldModelError(
+                f"actions are finite numbers {(self.num_envs, self.model.action_size)}, got {tuple(actions.shape)}"
+                + (" with NaN or infinity" if not actions.isfinite().all() else "")
+            )
+        now = self._window.observations
+        taken = torch.cat([self._window.actions[:, 1:], actions.clamp(-1.0, 1.0)[:, None]], dim=1)
+        imagined = self.model.imagine(Window(now, taken), self._member, self._generator)
+        chance = torch.rand(self.num_envs, generator=self._generator, device=self.device)
+        terminated = chance < imagined.terminations
+        self._steps += 1
+        unknown = torch.zeros_like(terminated)
+        if self.config.max_uncertainty is not None:
+            unknown = imagined.uncertainty > self.config.max_uncertainty
+        cost = torch.where(unknown, imagined.costs.clamp(min=self.config.unknown_cost), imagined.costs)
+        truncated = (unknown | (self._steps >= self.config.horizon)) & ~terminated
+        waiting = torch.zeros_like(actions)  # the action of the coming step is not known yet
+        self._window = advance(Window(now, taken), imagined.observations, waiting)
+        info = {
+            "cost": cost,
+            "uncertainty": imagined.uncertainty,
+            "unknown": unknown,
+            "final_observation": imagined.observations,
+        }
+        self._restart(terminated | truncated)
+        return self._window.observations[:, -1], imagined.rewards, terminated, truncated, info
+
+    def check_frozen(self) -> str:
+        """Return the SHA-256 of the model's weights.
+
+        Raises:
+            WorldModelError: if it is not what it was when the environment was made.
+        """
+        now = digest(self.model.state_dict())
+        if now != self._weights:
+            raise WorldModelError(
+                "the world model was changed while a policy was refined in it: it must be frozen"
+            )
+        return now
+
+    def _begin(self) -> tuple[Window, Tensor, Tensor]:
+        """Return windows of real moments, their current action left open, with a member each, at step 0."""
+        shape = (self.num_envs,)
+        drawn = torch.randint(len(self._allowed), shape, generator=self._generator, device=self.device)
+        window = self._starts.window(self._allowed[drawn])
+        member = torch.randint(self.model.members, shape, generator=self._generator, device=self.device)
+        return window, member, torch.zeros(shape, dtype=torch.int64, device=self.device)
+
+    def _restart(self, done: Tensor) -> None:
+        """Begin the episodes `done` (n,) anew."""
+        window, member, steps = self._begin()
+        self._window = Window(
+            *(
+                torch.where(done[:, None, None], new, old)
+                for new, old in zip(window, self._window, strict=True)
+            )
+        )
+        self._member = torch.where(done, member, self._member)
+        self._steps = torch.where(done, steps, self._steps)
