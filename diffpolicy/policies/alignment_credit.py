@@ -1,0 +1,144 @@
+"""Which decisions made an episode good: advantages of decisions, against episodes of the same start or a learnt value.
+
+Both see the best score that an episode has reached so far; what raises it is the reward of a decision.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffpolicy.alignment import Logs, gae, group_advantages
+from diffpolicy.networks.layers import linear
+from diffpolicy.policies.alignment_play import Decisions
+
+HIDDEN = (256, 256, 256)  # units of the value network, as published (DPPO, Ren et al. 2024)
+CLIP = 5.0  # of advantages, in standard deviations
+
+
+class Credit(ABC):
+    """Gives every decision of a roll-out its advantage."""
+
+    @abstractmethod
+    def advantages(self, played: Decisions, group: Tensor, generator: torch.Generator) -> tuple[Tensor, Logs]:
+        """Return advantages (T, n) of standard deviation about 1, for episodes in groups (n,), and what to log."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what is remembered from one roll-out to the next, copied."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        assert not state, "this credit remembers nothing"
+
+
+class GroupCredit(Credit):
+    """An episode's score less the mean of its group, over the deviation of all, shared by its decisions (GRPO)."""
+
+    def advantages(self, played: Decisions, group: Tensor, generator: torch.Generator) -> tuple[Tensor, Logs]:
+        """Return the advantages (T, n); logs the share of groups whose episodes all scored the same."""
+        found = group_advantages(played.score[-1], group, "global", clip=CLIP)
+        groups = len(torch.unique(group))
+        return found.values.expand(len(played.score), -1), {"flat_groups": found.flat_groups / groups}
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """`gamma` and `lam` of GAE, per decision; the value network is fitted for `epochs` passes in batches of `batch`."""
+
+    gamma: float = 0.99
+    lam: float = 0.95
+    learning_rate: float = 1e-3
+    epochs: int = 5
+    batch: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.gamma <= 1.0 and 0.0 <= self.lam <= 1.0):
+            raise ValueError(f"gamma and lam lie between 0 and 1, got {self.gamma} and {self.lam}")
+        if not self.learning_rate > 0.0 or self.epochs < 1 or self.batch < 1:
+            raise ValueError(
+                "a value is learnt at a positive rate, for one epoch or more, in batches of one or more, got "
+                f"{self.learning_rate}, {self.epochs} and {self.batch}"
+            )
+
+
+class ValueCredit(Credit):
+    """Generalised advantages of decisions (Schulman et al. 2016) from a value network, over their deviation.
+
+    A decision's reward is by how much it raised the best score. The value sees `tokens` numbers of an observation, the
+    best score so far and the share of the time that has passed. It is fitted to the returns of a roll-out after their
+    advantages have been taken, and begins at 0 everywhere.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        decisions: int,
+        config: ValueConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.config, self.decisions = config or ValueConfig(), decisions
+        generator = torch.Generator().manual_seed(self.config.seed)
+        sizes = (tokens + 2, *HIDDEN)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [linear(inputs, outputs, generator), nn.Mish()]
+        last = nn.Linear(sizes[-1], 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(*layers, last).to(device)
+        self._optimizer = torch.optim.AdamW(
+            self.network.parameters(), self.config.learning_rate, weight_decay=0.0
+        )
+
+    def advantages(self, played: Decisions, group: Tensor, generator: torch.Generator) -> tuple[Tensor, Logs]:
+        """Return the advantages (T, n), then fit the value; logs how much of the returns it had explained."""
+        config, running = self.config, played.running
+        before = torch.cat([torch.zeros_like(played.score[:1]), played.score[:-1]])
+        inputs = self._inputs(played, before)
+        with torch.no_grad():
+            values = self._value(inputs)
+        ends = torch.cat([~running[1:], torch.ones_like(running[:1])])
+        values_and_end = torch.cat([values, torch.zeros_like(values[:1])])
+        found = gae(played.score - before, values_and_end, ends, config.gamma, config.lam)
+        returns, counted = (found + values)[running], found[running]
+        spread = counted.std(correction=0)
+        scaled = ((found - counted.mean()) / (spread + 1e-4)).clamp(-CLIP, CLIP)
+        explained = 1.0 - (returns - values[running]).var(correction=0) / (returns.var(correction=0) + 1e-8)
+        self._fit(inputs[running], returns, generator)
+        return scaled, {"explained": explained.item(), "value": values[running].mean().item()}
+
+    def state(self) -> dict[str, Any]:
+        """Return weights and optimiser."""
+        return copy.deepcopy(
+            {"network": dict(self.network.state_dict()), "optimizer": self._optimizer.state_dict()}
+        )
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _inputs(self, played: Decisions, before: Tensor) -> Tensor:
+        passed = torch.arange(len(before), device=before.device) / self.decisions
+        seen = played.condition["tokens"].flatten(2)
+        return torch.cat([seen, before.unsqueeze(-1), passed.view(-1, 1, 1).expand(*before.shape, 1)], dim=-1)
+
+    def _value(self, inputs: Tensor) -> Tensor:
+        value: Tensor = self.network(inputs).squeeze(-1)
+        return value
+
+    def _fit(self, inputs: Tensor, returns: Tensor, generator: torch.Generator) -> None:
+        for _ in range(self.config.epochs):
+            order = torch.randperm(len(inputs), generator=generator, device=inputs.device)
+            for index in torch.split(order, self.config.batch):
+                loss = F.mse_loss(self._value(inputs[index]), returns[index])
+                self._optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self._optimizer.step()
