@@ -42,6 +42,10 @@ class Reward(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
+        if state:
+            raise ValueError(
+                f"{type(self).__name__} remembers nothing, yet {', '.join(state)} was stored of it"
+            )
 
 
 def rate(reward: Reward, samples: Tensor, labels: Sequence[Any]) -> Rewards:
