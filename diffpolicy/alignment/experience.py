@@ -1,6 +1,7 @@
 """Where the trainer's batches come from: roll-outs that are rated, comparisons, demonstrations, prompts."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -76,9 +77,9 @@ class OnlineConfig:
     (per prompt, DDPO) or "softmax" (weights at `temperature`, for RWR). `solver` takes samples whose path is not
     needed; `rule` is that of recorded paths. At most `at_once` samples are made in one call of the denoiser.
 
-    With `splits` every group is a denoising tree from one start, which splits in `branches` at these steps, their noises
-    independent by `noise_scale`, see `sample_tree`; every step then has the advantage `tree_advantages` gives it. Let
-    the trainer's microbatch hold whole trees: the steps that the parts of a cut one share count in each part.
+    With `splits` every group is a denoising tree from one start, which splits in `branches` at these steps, their
+    noises independent by `noise_scale`, see `sample_tree`; every step then has an advantage of its own, see
+    `tree_advantages`. Let the trainer's microbatch hold whole trees: what parts of one share counts in each of them.
     """
 
     groups: int = 8
@@ -217,14 +218,13 @@ class Online(Experience):
         at_once = None if config.at_once is None else max(config.at_once // config.group_size, 1)
         trees = []
         for some in chunks(config.groups, at_once):
-            roots = first[some.to(first.device)]
             tree = sample_tree(
                 model.process,
                 config.rule,
                 model.levels,
                 denoiser,
-                lambda root, roots=roots: rows(condition, roots[root]),
-                start[roots],
+                partial(_rows_of, condition, first[some]),
+                start[first[some]],
                 config.splits,
                 generator,
                 config.branches,
@@ -311,6 +311,11 @@ def reward_logs(rewards: Rewards) -> Logs:
         if values is not None:
             logs[name] = values.float().mean().item()
     return logs
+
+
+def _rows_of(condition: Any, first: Tensor, root: Tensor) -> Any:
+    """Return the conditions of roots (N,), whose own are the rows `first` (P,)."""
+    return rows(condition, first[root])
 
 
 def _joined(paths: list[Path | None]) -> Path | None:

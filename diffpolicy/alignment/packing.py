@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from diffpolicy.alignment.samples import Pairs, Prompted, Rated, Rollout
-from diffpolicy.diffusion import Path
+from diffpolicy.diffusion import Path, Tree
 
-KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Rollout, Rated, Pairs, Prompted, Path)}
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Rollout, Rated, Pairs, Prompted, Path, Tree)}
 KIND = "named tuple"
 
 

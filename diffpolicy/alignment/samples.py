@@ -15,9 +15,9 @@ class Rollout(NamedTuple):
     `clean` (B, *S) in float32; `condition` is what denoisers take: a tensor with B rows, None, or dicts, lists and
     tuples of those. `group` (B,) int64 names the prompt or reset state that a sample answers. `start` (B, *S) is the
     iterate that it was denoised from and `path` its denoising steps, where they have been recorded; samples are the
-    leaves of a tree. `mask` (B|1, *S) bool is true for the elements that count: the executed actions of a chunk. What is masked out is still seen by
-    denoisers, as context, and never scored. `prompt` (B,) int64 is the index of the prompt that a sample answers, for
-    what is learnt of every prompt apart; groups number its occurrences.
+    leaves of a tree. `mask` (B|1, *S) bool is true for the elements that count: the executed actions of a chunk. What
+    is masked out is still seen by denoisers, as context, and never scored. `prompt` (B,) int64 is the index of the
+    prompt that a sample answers, for what is learnt of every prompt apart; groups number its occurrences.
     """
 
     clean: Tensor
@@ -155,7 +155,11 @@ def split(batch: Samples, parts: int, generator: torch.Generator) -> Iterator[An
         raise ValueError(f"a batch of {count} {kind} cannot be cut into {parts} minibatches")
     order = torch.randperm(count, generator=generator, device=generator.device)
     for chosen in order.tensor_split(parts):
-        whole = chosen if tree is None else torch.isin(tree.lineage()[0], chosen).nonzero()[:, 0]
+        whole = (
+            chosen
+            if tree is None
+            else torch.isin(tree.lineage()[0], chosen.to(tree.clean.device)).nonzero()[:, 0]
+        )
         yield select(batch, whole)
 
 

@@ -3,7 +3,14 @@
 from diffpolicy.diffusion.analytic import contraction, gaussian_denoiser
 from diffpolicy.diffusion.ancestral import AncestralSampler
 from diffpolicy.diffusion.guidance import guide, inpaint
-from diffpolicy.diffusion.path import Path, sample_path, step_log_probs, stochastic_steps
+from diffpolicy.diffusion.path import (
+    Path,
+    sample_path,
+    step_distribution,
+    step_log_probs,
+    stochastic_steps,
+    transitions,
+)
 from diffpolicy.diffusion.process import PREDICTIONS, GaussianProcess, Prediction
 from diffpolicy.diffusion.sampler import SOLVERS, Denoiser, Sampler, Solver
 from diffpolicy.diffusion.schedule import (
@@ -26,6 +33,7 @@ from diffpolicy.diffusion.transition import (
     StepWeights,
     element_mean,
 )
+from diffpolicy.diffusion.tree import Tree, join_trees, sample_tree, select_leaves
 
 __all__ = [
     "PREDICTIONS",
@@ -43,6 +51,7 @@ __all__ = [
     "StepKind",
     "StepRule",
     "StepWeights",
+    "Tree",
     "contraction",
     "cosine_betas",
     "edm",
@@ -51,13 +60,18 @@ __all__ = [
     "gaussian_denoiser",
     "guide",
     "inpaint",
+    "join_trees",
     "leading",
     "linear_betas",
     "rectified_flow",
     "sample_path",
+    "sample_tree",
+    "select_leaves",
+    "step_distribution",
     "step_log_probs",
     "stochastic_steps",
     "trailing",
+    "transitions",
     "variance_preserving",
     "vp_betas",
 ]

@@ -81,7 +81,7 @@ def sample_path(
     log_probs = torch.zeros(len(levels), len(start), device=start.device)
     drawn = _step_noise(noise, start, len(levels))
     for index, (level, next_level) in enumerate(transitions(levels)):
-        step = _step(process, rule, denoiser, condition, states[-1], level, next_level)
+        step = step_distribution(process, rule, denoiser, condition, states[-1], level, next_level)
         states.append(step.sample(next(drawn)).to(storage))
         if index in stochastic:
             log_probs[index] = step.log_prob(states[-1], mask)
@@ -108,11 +108,11 @@ def step_log_probs(
     if not 0 <= index < len(path.levels):
         raise ValueError(f"this path has the steps 0 to {len(path.levels) - 1}, there is no step {index}")
     level, next_level = transitions(path.levels)[index]
-    step = _step(process, rule, denoiser, condition, path.states[index], level, next_level)
+    step = step_distribution(process, rule, denoiser, condition, path.states[index], level, next_level)
     return step.log_prob(path.states[index + 1], mask), step
 
 
-def _step(
+def step_distribution(
     process: GaussianProcess,
     rule: StepRule,
     denoiser: Denoiser,
@@ -121,6 +121,10 @@ def _step(
     level: int,
     next_level: int,
 ) -> StepDistribution:
+    """Return the distribution of the iterate at `next_level` that a denoiser steps to from `state` (B, *S).
+
+    Gradients flow to the denoiser, which sees float32.
+    """
     noisy = state.float()
     rows = torch.full(noisy.shape[:1], level, dtype=torch.int64, device=noisy.device)
     clean = process.to_clean(denoiser(noisy, rows, condition).float(), noisy, level)

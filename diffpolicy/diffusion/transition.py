@@ -62,6 +62,11 @@ class StepDistribution:
         """Return the iterate (B, *S) in float32 that standard normal `noise` (B, *S) stands for."""
         return self.mean.float() + self.std * noise.float()
 
+    def at(self, rows: Tensor) -> "StepDistribution":
+        """Return the distributions of the rows (M,) int64."""
+        std = self.std.expand_as(self.mean)[rows] if isinstance(self.std, Tensor) else self.std
+        return StepDistribution(self.mean[rows], std)
+
     def log_prob(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the log-density (B,) of `value` (B, *S) per element: its mean where `mask` (B|1, *S) is true.
 
