@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffpolicy.data import OfflineDataset
+from world_models import (
+    StateWorldModel,
+    Window,
+    WorldModelConfig,
+    WorldModelError,
+    WorldModelLearner,
+)
+
+Train = Callable[..., WorldModelLearner]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "diffusion"])
+def test_it_learns_the_line_and_what_it_is_worth(trained: Train, kind: str):
+    model = trained(kind).average
+    place, action = torch.linspace(-0.8, 0.8, 33), torch.linspace(-1.0, 1.0, 33).flip(0)
+    now = torch.stack([place, torch.full_like(place, 3.0)], dim=1)[:, None]
+    imagined = model.imagine(
+        Window(now, action[:, None, None]), torch.zeros(33, dtype=torch.int64), generator()
+    )
+    truth = place + 0.2 * action
+    step = (truth - place).square().mean().sqrt()
+    assert (imagined.observations[:, 0] - truth).square().mean().sqrt() < 0.2 * step
+    assert (imagined.observations[:, 1] == 3.0).all()
+    assert (imagined.rewards - truth).abs().mean() < 0.05
+    clear = (truth - 0.5).abs() > 0.1
+    assert ((imagined.costs > 0.5) == (truth > 0.5))[clear].all()
+
+
+def test_diffusion_imagines_the_noise_of_the_world_and_the_other_kind_its_mean(trained: Train):
+    noise = 0.05
+    now = torch.tensor([[0.0, 3.0]]).expand(2000, 1, 2)
+    window, member = Window(now, torch.zeros(2000, 1, 1)), torch.zeros(2000, dtype=torch.int64)
+    spread = trained("diffusion", noise).average.imagine(window, member, generator()).observations[:, 0].std()
+    assert 0.6 * noise < spread < 1.5 * noise
+    assert (
+        trained("deterministic", noise).average.imagine(window, member, generator()).observations[:, 0].std()
+        < 1e-6
+    )
+
+
+def test_uncertainty_grows_where_there_were_no_data(trained: Train):
+    model = trained("deterministic").average
+    near = torch.tensor([[0.0, 3.0]]).expand(50, 1, 2)
+    actions = torch.linspace(-1.0, 1.0, 50)[:, None, None]
+    member = torch.zeros(50, dtype=torch.int64)
+    inside = model.imagine(Window(near, actions), member, generator()).uncertainty
+    outside = model.imagine(Window(near + torch.tensor([9.0, 0.0]), actions), member, generator()).uncertainty
+    assert outside.mean() > 3.0 * inside.mean()
+
+
+def test_preconditioning_gives_inputs_and_targets_of_variance_one():
+    config = WorldModelConfig(kind="diffusion", members=1, hidden=[8], head_hidden=[8])
+    model = StateWorldModel(config, 4, 2, generator())
+    seen: list[torch.Tensor] = []
+    model.dynamics.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    clean, noise = (torch.randn(1, 20_000, 4, generator=generator()) for _ in range(2))
+    noise = noise.flip(1)
+    for sigma in (0.05, 0.7, 5.0):
+        level = torch.full((1, 20_000, 1), sigma)
+        noisy = clean + sigma * noise
+        model.denoise(noisy, level, torch.zeros(1, 20_000, 6))
+        shown = seen.pop()[..., 6:10]
+        # EDM's c_skip and c_out for sigma_data 1 (Karras et al. 2022, table 1).
+        target = (clean - noisy / (1 + sigma**2)) * (1 + sigma**2) ** 0.5 / sigma
+        assert abs(shown.var().item() - 1.0) < 0.03
+        assert abs(target.var().item() - 1.0) < 0.03
+
+
+def test_history_two_hot_and_relative_columns_are_shown(line_world: Callable[..., OfflineDataset]):
+    config = WorldModelConfig(
+        members=1,
+        history=3,
+        two_hot_bins=5,
+        relative=[[0, 1]],
+        relative_scale=0.5,
+        hidden=[8],
+        head_hidden=[8],
+    )
+    learner = WorldModelLearner(line_world(episodes=4), config, seed=0)
+    window = learner.windows.window(torch.tensor([7, 8]))
+    features = learner.average.features(window)
+    assert features.shape == (2, 2 * 3 + 3 * 5 + 1)
+    torch.testing.assert_close(
+        features[:, -1], (window.observations[:, -1, 0] - window.observations[:, -1, 1]) / 0.5
+    )
+
+
+def test_nan_in_the_data_and_options_that_cannot_be_are_refused(line_world: Callable[..., OfflineDataset]):
+    dataset = line_world(episodes=2)
+    actions = dataset.actions.clone()
+    actions[3] = torch.nan
+    with pytest.raises(WorldModelError, match="actions of the data"):
+        WorldModelLearner(replace(dataset, actions=actions), WorldModelConfig(updates=1), seed=0)
+    for options in ({"members": 0}, {"kind": "magic"}, {"two_hot_bins": 1}, {"relative": [[1]]}):
+        with pytest.raises(WorldModelError):
+            WorldModelConfig(**options)
