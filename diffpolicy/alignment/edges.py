@@ -125,8 +125,8 @@ def edges(path: Path | Tree, step: int) -> Edges:
 class Taken(NamedTuple):
     """Steps of one depth under the trained denoiser: `log_probs` (M,) and `step` (M rows) have its gradient.
 
-    `old` (M,) are the log-probabilities at roll-out, `mask` (M|1, *S) that of the samples. `weight` is the share of
-    these steps among all that are learnt from, `clip` and `discount` are theirs, see `Steps`.
+    `old` (M,) are the log-probabilities at roll-out, `mask` (M|1, *S) that of the samples. `number` counts depths from
+    0; `weight` is the share of these steps among all that are learnt from, `clip` and `discount` are theirs, see `Steps`.
     """
 
     edges: Edges
@@ -134,7 +134,7 @@ class Taken(NamedTuple):
     log_probs: Tensor
     old: Tensor
     mask: Tensor | None
-    index: int
+    number: int
     weight: float
     clip: float
     discount: float
@@ -146,7 +146,7 @@ class Taken(NamedTuple):
 
     def advantages(self, values: Tensor) -> Tensor:
         """Return the advantages (M,) of these steps, of those of samples (B,), or of every step of theirs (B, K)."""
-        return self.discount * (values if values.ndim == 1 else values[:, self.index])[self.edges.leaf]
+        return self.discount * (values if values.ndim == 1 else values[:, self.number])[self.edges.leaf]
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Likelihoods:
                 off = (each.log_ratio.exp() - 1.0).abs().max().item()
                 if not off <= RATIO_TOLERANCE:
                     raise TrainingError(
-                        f"before any update the likelihood ratio of step {each.index} differs from 1 by {off:.3g}, so "
+                        f"before any update the likelihood ratio of step {each.number} differs from 1 by {off:.3g}, so "
                         "that the roll-out is not that of the denoiser being trained. Usual causes: another rule, "
                         "guidance or mask than in sampling, dropout, low-precision arithmetic or states, other weights"
                     )

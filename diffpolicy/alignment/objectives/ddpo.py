@@ -12,15 +12,13 @@ from diffpolicy.diffusion import GaussianProcess, StepRule
 
 
 @dataclass(frozen=True)
-class DDPOConfig:
-    """`steps` says which steps are learnt from and how they are clipped, by default all of them at 1 +- 1e-4.
+class DDPOConfig(Steps):
+    """Which steps are learnt from and how they are clipped, see `Steps`: all of them, at 1 +- 1e-4.
 
-    On robots this is DPPO with, say, `Steps(0.01, first_clip=0.001, last_steps=10, discount=0.99)`, a rule with
+    On robots this is DPPO with, say, `DDPOConfig(0.01, first_clip=0.001, last_steps=10, discount=0.99)`, a rule with
     `minimum_std=0.1`, and the executed actions as mask of the roll-out: few elements need wider clips. The authors run
     all but the last steps with a frozen copy; here one network takes all steps, and the earlier ones drift with it.
     """
-
-    steps: Steps = Steps()
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class DDPO(Objective[Rated]):
 
     @property
     def _likelihoods(self) -> Likelihoods:
-        return Likelihoods(self.process, self.rule, self.config.steps)
+        return Likelihoods(self.process, self.rule, self.config)
 
     def parts(self, batch: Rated, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
         """Yield the loss of each step; logs the ratio's deviation, the clipped share and an estimate of KL."""

@@ -18,7 +18,7 @@ VALUE = "value"
 
 
 @dataclass(frozen=True)
-class DPOKConfig:
+class DPOKConfig(Steps):
     """`reward_weight` multiplies the policy's loss and `kl_weight` the distance to the reference.
 
     The published 10 and 0.01 (1000 and 0.1 for many prompts) go with rewards of about 1 and their distance, the squared
@@ -27,9 +27,9 @@ class DPOKConfig:
 
     reward_weight: float = 10.0
     kl_weight: float = 0.01
-    steps: Steps = Steps()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.reward_weight > 0.0 or not self.kl_weight >= 0.0:
             raise ValueError(
                 "DPOK needs reward_weight > 0 and kl_weight >= 0, got "
@@ -66,7 +66,7 @@ class DPOK(Objective[Rated]):
 
     @property
     def _likelihoods(self) -> Likelihoods:
-        return Likelihoods(self.process, self.rule, self.config.steps)
+        return Likelihoods(self.process, self.rule, self.config)
 
     def parts(self, batch: Rated, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
         """Yield the loss of each step; logs what DDPO does, "kl", and the squared error of the value."""

@@ -13,16 +13,17 @@ from diffpolicy.diffusion import GaussianProcess, StepRule
 
 
 @dataclass(frozen=True)
-class FlowGRPOConfig:
+class FlowGRPOConfig(Steps):
     """`beta` multiplies the distance to the reference, 0.04 for compositional rewards and 0.01 for preference models.
 
-    `steps` leaves the last one out by default, as published.
+    The last step is left out, as published.
     """
 
     beta: float = 0.04
-    steps: Steps = Steps(clip=1e-4, skip_last=1)
+    skip_last: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.beta >= 0.0:
             raise ValueError(f"the beta of Flow-GRPO is 0 or more, got {self.beta}")
 
@@ -48,7 +49,7 @@ class FlowGRPO(Objective[Rated]):
 
     @property
     def _likelihoods(self) -> Likelihoods:
-        return Likelihoods(self.process, self.rule, self.config.steps)
+        return Likelihoods(self.process, self.rule, self.config)
 
     def parts(self, batch: Rated, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
         """Yield the loss of each step; logs what DDPO does, and the distance as "kl"."""
