@@ -26,8 +26,8 @@ def serve_reward(
     """Return a server of a reward; `serve_forever` runs it, `shutdown` and `server_close` end it.
 
     It answers POST with a question as `wire` says, of at most `max_bytes`, one at a time. Port 0 takes a free one,
-    which is `server_port`. It listens to this machine only unless `host` says otherwise; then give it a `token` and put TLS
-    in front of it. Questions that are none get 4xx, and what goes wrong in the reward 503 with its message.
+    which is `server_port`. It listens to this machine only unless `host` says otherwise; then give it a `token` and
+    put TLS in front of it. Questions that are none get 4xx, and what goes wrong in the reward 503 with its message.
     """
     lock = Lock()
 
