@@ -196,7 +196,9 @@ class StateWorldModel(nn.Module):
             clean = self.denoise(change + sigma * noise, sigma, features)
             # EDM's weight: the error of the raw network is that of the clean change over c_out.
             errors = (clean - change).square() * (1.0 + sigma.square()) / sigma.square()
-        loss: Tensor = (errors * self.moving).mean() * (self.moving.numel() / self.moving.sum().clamp(min=1.0))
+        loss: Tensor = (errors * self.moving).mean() * (
+            self.moving.numel() / self.moving.sum().clamp(min=1.0)
+        )
         return loss
 
     def _process(self, device: torch.device) -> GaussianProcess:
