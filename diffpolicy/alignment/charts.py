@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 INK = "#010203"  # stands for the page's text colour; replaced by currentColor
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of Okabe and Ito; markers differ too
 MARKERS = ("o", "s", "^", "D")
+MANY = 40  # points, above which markers hide the line
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -40,7 +41,8 @@ def chart(name: str, along: str, panels: Sequence[Panel]) -> str:
         axes = drawn.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for each, panel in zip(axes, panels, strict=True):
             for index, (line, (xs, ys)) in enumerate(panel.lines.items()):
-                look = {"color": COLOURS[index % 4], "marker": MARKERS[index % 4]}
+                marker = MARKERS[index % 4] if len(xs) <= MANY else ""
+                look: dict[str, Any] = {"color": COLOURS[index % 4], "marker": marker}
                 each.plot(xs, ys, label=line, markersize=3.5, linewidth=1.5, **look)
             for index, (level, height) in enumerate(panel.levels.items()):
                 each.axhline(

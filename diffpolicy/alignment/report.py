@@ -27,7 +27,7 @@ h1 { font-size: 1.7rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.
 .charts { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 figure { margin: 0; padding: .9rem; border: 1px solid var(--line); border-radius: .5rem; }
 figcaption { color: var(--soft); font-size: .85rem; } svg { width: 100%; height: auto; display: block; }
-svg text { font-family: inherit !important; } img { max-width: 100%; image-rendering: pixelated; }
+svg text { font-family: inherit !important; } img { width: min(100%, 44rem); image-rendering: pixelated; }
 .warning { border-left: .3rem solid #d55e00; padding: .1rem .8rem; margin: .5rem 0; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem .8rem; border-bottom: 1px solid var(--line); font-size: .9rem; }

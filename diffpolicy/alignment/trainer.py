@@ -77,6 +77,16 @@ class Term(NamedTuple):
     weight: float = 1.0
 
 
+class _Place(NamedTuple):
+    """Where an update begins, to go back to."""
+
+    generator: Tensor
+    experience: list[dict[str, Any]]
+    waiting: list[list[Samples]]
+    gathered: Logs
+    calls: int
+
+
 class Aligner(Learner):
     """Trains the "train" role of a model on the sum of `terms`: usually one, and perhaps an anchor to demonstrations.
 
@@ -116,15 +126,20 @@ class Aligner(Learner):
         """Gather a batch if none is left, and learn from a minibatch of it.
 
         Raises:
-            FeedbackError: if no batch could be had; nothing has changed then.
+            FeedbackError: if no batch, or no reward of it, could be had; nothing has changed then.
             NonFiniteError: if a gradient is not finite; no weight has changed then.
         """
-        if step % self.config.updates == 0:
-            self._gather(first=step == 0)
-        logs = dict(self._gathered)
-        batches = [waiting.pop(0) for waiting in self._waiting if waiting]
-        if len(batches) == len(self.terms):
-            logs |= self._learn(batches, step)
+        before = self._place()
+        try:
+            if step % self.config.updates == 0:
+                self._gather(first=step == 0)
+            logs = dict(self._gathered)
+            batches = [waiting.pop(0) for waiting in self._waiting if waiting]
+            if len(batches) == len(self.terms):
+                logs |= self._learn(batches, step)
+        except FeedbackError:
+            self._return_to(before)
+            raise
         if (step + 1) % self.config.updates == 0:
             self._move_roles((step + 1) // self.config.updates)
         return {name: torch.tensor(value) for name, value in logs.items()}
@@ -182,22 +197,28 @@ class Aligner(Learner):
                 "outside the trainer changes the base's weights"
             )
 
+    def _place(self) -> _Place:
+        return _Place(
+            self._generator.get_state(),
+            [term.experience.state() for term in self.terms],
+            [list(waiting) for waiting in self._waiting],
+            self._gathered,
+            self.calls,
+        )
+
+    def _return_to(self, place: _Place) -> None:
+        """Undo what an update did before it learnt anything: a reward can fail in the middle of a loss, too."""
+        self._generator.set_state(place.generator)
+        for term, stored in zip(self.terms, place.experience, strict=True):
+            term.experience.load_state(stored)
+        self._waiting, self._gathered, self.calls = place.waiting, place.gathered, place.calls
+
     def _gather(self, first: bool) -> None:
-        before = self._generator.get_state()
-        remembered = [term.experience.state() for term in self.terms]
-        try:
-            gathered = [
-                term.experience.gather(self.model_to_align.roles, self._generator) for term in self.terms
-            ]
-            for term, found in zip(self.terms, gathered, strict=True):
-                _check(term, found)
-                if first and size(found.batch):
-                    term.objective.check(found.batch, self.model_to_align.roles)
-        except FeedbackError:
-            self._generator.set_state(before)
-            for term, stored in zip(self.terms, remembered, strict=True):
-                term.experience.load_state(stored)
-            raise
+        gathered = [term.experience.gather(self.model_to_align.roles, self._generator) for term in self.terms]
+        for term, found in zip(self.terms, gathered, strict=True):
+            _check(term, found)
+            if first and size(found.batch):
+                term.objective.check(found.batch, self.model_to_align.roles)
         self.calls += sum(found.calls for found in gathered)
         self._waiting = [
             list(split(found.batch, min(self.config.updates, size(found.batch)), self._generator))
