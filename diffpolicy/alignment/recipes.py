@@ -2,19 +2,24 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
 from diffpolicy.alignment.experience import Experience, Fixed, Online, OnlineConfig
 from diffpolicy.alignment.model import Model
-from diffpolicy.alignment.objective import Objective
+from diffpolicy.alignment.objective import Objective, Owned
 from diffpolicy.alignment.reward import Reward
 from diffpolicy.alignment.samples import Pairs, Rollout
 from diffpolicy.diffusion import StepRule
 
 Family = Literal["matching", "path", "gradient", "noise"]
-MATCHING_OPTIONS = ("draws", "coupled")  # of the matcher; the others are those of the method's own config
+# Options beside those of the method's own config: of the matcher, and whether DPOK's baseline is learnt.
+MATCHING_OPTIONS, VALUE_OPTION = ("draws", "coupled"), "value"
 
 
 class RecipeError(ValueError):
@@ -82,7 +87,18 @@ def options_of(name: str) -> tuple[str, ...]:
     """
     config = config_of(name)
     own = () if config is None else tuple(field.name for field in dataclasses.fields(config))
-    return own + (MATCHING_OPTIONS if recipe(name).family == "matching" else ())
+    return own + beside(name)
+
+
+def beside(name: str) -> tuple[str, ...]:
+    """Return the names of an objective's options that are not those of its config.
+
+    Raises:
+        RecipeError: if there is no objective of that name.
+    """
+    if name == "dpok":
+        return (VALUE_OPTION,)
+    return MATCHING_OPTIONS if recipe(name).family == "matching" else ()
 
 
 def build_objective(
@@ -95,7 +111,8 @@ def build_objective(
     """Return the objective called `name` for a model.
 
     `reward` is that of objectives that follow its gradient, `rule` that of recorded paths, by default the recipe's;
-    `options` are fields of the objective's config, and `draws` and `coupled` for matching errors.
+    `options` are fields of the objective's config, `draws` and `coupled` of matching errors, and `value` of DPOK:
+    whether its baseline is a network.
 
     Raises:
         RecipeError: if there is no such objective or option, or the reward is missing.
@@ -107,14 +124,15 @@ def build_objective(
         if option not in allowed:
             raise RecipeError(f"the objective {name} has no option {option!r}; {_instead(option, allowed)}")
     kind, config = getattr(_module(name), found.kind), config_of(name)
-    matching = {option: given.pop(option) for option in MATCHING_OPTIONS if option in given}
+    others = {option: given.pop(option) for option in beside(name) if option in given}
     settings = () if config is None else (config(**given),)
     objective: Objective[Any]
     match found.family:
         case "matching":
-            objective = kind(model.matcher(**matching), *settings)
+            objective = kind(model.matcher(**others), *settings)
         case "path":
-            objective = kind(model.process, rule or online_config(name).rule, *settings)
+            baseline = (_value(model),) if others.get(VALUE_OPTION, name == "dpok") else ()
+            objective = kind(model.process, rule or online_config(name).rule, *settings, *baseline)
         case "gradient":
             if reward is None:
                 raise RecipeError(f"the objective {name} follows the gradient of a reward: give it one")
@@ -166,6 +184,16 @@ def build_experience(
     if reward is None:
         raise RecipeError(f"{type(objective).__name__} learns from its own samples: give it a reward")
     return Online(model, reward, objective, online)
+
+
+def _value(model: Model) -> Owned:
+    """Return the network that DPOK's rewards are compared with, which sees conditions that are tensors."""
+    from diffpolicy.alignment.objectives.dpok import value_network
+
+    generator = torch.Generator(model.device).manual_seed(0)
+    condition = model.prompts.condition(torch.zeros(1, dtype=torch.int64, device=model.device), guided=True)
+    told = condition.numel() if isinstance(condition, Tensor) else 0
+    return value_network(math.prod(model.shape), generator, told)
 
 
 def _module(name: str) -> Any:

@@ -1,0 +1,165 @@
+"""`diffpolicy align`: fine-tunes digits, pipelines of diffusers and chunk policies; resumes a stopped run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor
+
+import diffpolicy
+from diffpolicy import training
+from diffpolicy.alignment import AlignConfig, Aligner, OnlineConfig, Term
+from diffpolicy.alignment.monitor import Monitor
+from diffpolicy.alignment.recipes import beside, build_experience, build_objective, config_of
+from diffpolicy.alignment.report import write_report
+from diffpolicy.alignment.samples import Rollout
+from diffpolicy.alignment.stopping import StopRule
+from diffpolicy.cli.align_subjects import Subject, load_subject
+from diffpolicy.cli.align_summary import summary
+from diffpolicy.cli.common import compute_device
+from diffpolicy.cli.config import build
+from diffpolicy.cli.errors import ConfigError
+
+NOT_LEARNT_FROM = ("run", "device", "threads", "progress", "checkpoint_every", "log_every", "monitor")
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """How the monitor looks: every so many updates, at so many samples."""
+
+    every: int = 10
+    samples: int = 128
+    rule: StopRule = field(default_factory=StopRule)
+
+
+class PolicyAligner(Aligner):
+    """Keeps the policy alone, so that its checkpoints load as those of any other."""
+
+    def model(self) -> dict[str, Tensor]:
+        """Return the weights of the policy."""
+        return self.model_to_align.roles.model()
+
+
+def main(cfg: DictConfig) -> None:
+    """Align what `cfg` describes in the folder `cfg.run`, and say what came of it."""
+    for name in ("checkpoint_every", "log_every"):
+        if cfg[name] < 1:
+            raise ConfigError(f"{name}={cfg[name]} must be at least 1 update")
+    run, subject = Path(cfg.run), load_subject(cfg, compute_device(cfg))
+    with refused():
+        aligner = make_aligner(cfg, subject)
+        judge = subject.judge or make_monitor(cfg, subject, aligner)
+    checkpoint = training.run(
+        aligner,
+        run,
+        stored_config(cfg, subject),
+        checkpoint_every=cfg.checkpoint_every,
+        log_every=cfg.log_every,
+        progress=cfg.progress,
+        judge=judge,
+    )
+    take_best(aligner, run)
+    lines = [*summary(run), f"checkpoint: {checkpoint}"]
+    if isinstance(judge, Monitor):
+        lines.append(f"report:     {write_report(run)}")
+    lines += subject.keep(run)
+    Console(soft_wrap=True, highlight=False).print("\n".join(lines))
+
+
+def make_aligner(cfg: DictConfig, subject: Subject) -> Aligner:
+    """Return the trainer of the configured objective, beside it the anchor to demonstrations if it has a weight."""
+    name, online = str(cfg.objective.name), build(OnlineConfig, cfg.online, "online")
+    objective = build_objective(name, subject.model, subject.reward, online.rule, objective_options(cfg))
+    needs, data = objective.needs, subject.data
+    if data is None and subject.demonstrations and not (needs.rewards or needs.pairs or needs.prompts):
+        data = subject.demonstrations()
+    if data is not None and not cfg.anchor:
+        experience = build_experience(subject.model, subject.reward, objective, online, data)
+    else:
+        experience = subject.own_samples(objective, online)
+    terms = [Term(objective, experience)]
+    if cfg.anchor:
+        terms.append(anchor(cfg, subject, online))
+    config = replace(build(AlignConfig, cfg.align, "align"), seed=cfg.seed)
+    manifest = (subject.manifest or {"method": "align", "model": str(cfg.model)}) | {
+        "objective": name,
+        "reward": str(cfg.reward.name),
+        "version": diffpolicy.__version__,
+    }
+    kind = PolicyAligner if subject.config is not None else Aligner
+    return kind(subject.model, terms, config, manifest)
+
+
+def anchor(cfg: DictConfig, subject: Subject, online: OnlineConfig) -> Term:
+    """Return supervised fine-tuning on demonstrations, as a second term of weight `cfg.anchor`."""
+    data = subject.data
+    if data is None and subject.demonstrations is not None:
+        data = subject.demonstrations()
+    if not isinstance(data, Rollout) or cfg.anchor < 0.0:
+        raise ConfigError(
+            f"anchor={cfg.anchor} is a positive weight of demonstrations: give them as data=FILE"
+        )
+    sft = build_objective("sft", subject.model)
+    return Term(sft, build_experience(subject.model, None, sft, online, data), cfg.anchor)
+
+
+def objective_options(cfg: DictConfig) -> dict[str, Any]:
+    """Return the options of `cfg.objective`, of the types that its dataclass wants."""
+    given: Any = OmegaConf.to_container(cfg.objective, resolve=True)
+    name = str(given.pop("name"))
+    others = {option: given.pop(option) for option in beside(name) if option in given}
+    kind = config_of(name)
+    own = {} if kind is None else vars(build(kind, given, "objective"))
+    return {**own, **others}
+
+
+def make_monitor(cfg: DictConfig, subject: Subject, aligner: Aligner) -> Monitor | None:
+    """Return the judge that looks at samples while the run goes on; None without one, or without a reward."""
+    if cfg.monitor is None or subject.reward is None:
+        return None
+    config = build(MonitorConfig, cfg.monitor, "monitor")
+    return Monitor(
+        subject.model,
+        subject.reward,
+        every=config.every,
+        gold=subject.gold,
+        real=subject.real,
+        samples=config.samples,
+        rule=config.rule,
+        start=aligner.terms[0].objective.start,
+        at_once=cfg.online.at_once,
+    )
+
+
+def stored_config(cfg: DictConfig, subject: Subject) -> dict[str, Any]:
+    """Return what checkpoints keep: what was learnt from, and of a policy its own configuration."""
+    given: Any = OmegaConf.to_container(cfg, resolve=True)
+    kept = {name: value for name, value in given.items() if name not in NOT_LEARNT_FROM}
+    return kept if subject.config is None else {**subject.config, "align": kept}
+
+
+def take_best(aligner: Aligner, run: Path) -> None:
+    """Put the best judged weights into the role that is trained, for what is kept beside the checkpoints."""
+    best = training.best_checkpoint(run)
+    if best == run:
+        return
+    stored, roles = training.read_checkpoint(best).model, aligner.model_to_align.roles
+    with torch.no_grad():
+        for name, tensor in roles.model().items():
+            tensor.copy_(stored[name])
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Say what options refuse to be as what it is: a mistake in the command."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if type(error) in (ValueError, TypeError):
+            raise ConfigError(str(error)) from error
+        raise

@@ -1,0 +1,72 @@
+"""Chunk policies of `diffpolicy train` for `diffpolicy align`: episodes in place of samples and their reward."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+import envs
+from diffpolicy import training
+from diffpolicy.alignment import Experience, Objective, OnlineConfig, Rollout
+from diffpolicy.cli.align_rewards import is_own
+from diffpolicy.cli.align_subjects import Subject
+from diffpolicy.cli.common import dataset_path, load_dataset
+from diffpolicy.cli.demonstrations import make_judge, trained_seeds
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.policies import load_chunk_model
+from diffpolicy.policies.alignment import aligned_model, chunk_model, demonstrated, policy_manifest
+from diffpolicy.policies.alignment_episodes import Episodes, EpisodesConfig
+
+
+def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
+    """Return the best checkpoint of a run, whose episodes are rated by its task's own score.
+
+    Checkpoints of the alignment are checkpoints of the policy, so that every other verb takes them.
+    """
+    if not is_own(cfg.reward) or not is_own(cfg.gold):
+        raise ConfigError("a policy is rated by its task: leave reward and reward@gold as they are")
+    runs = trained_seeds(run)
+    if len(runs) > 1:
+        Console(stderr=True).print(f"of the {len(runs)} training seeds in {run}, {runs[0].name} is aligned")
+    checkpoint = training.read_checkpoint(training.best_checkpoint(runs[0]))
+    policy = load_chunk_model(checkpoint, device)
+    model, options = aligned_model(policy, cfg.policy.steps), cfg.policy
+    task = envs.task(checkpoint.manifest["task"])
+    score = task.score
+    if score == "return":
+        raise ConfigError(f"{task.name} has no score of episodes to align a policy to")
+
+    def own_samples(objective: Objective[Any], online: OnlineConfig) -> Experience:
+        config = EpisodesConfig(
+            groups=online.groups,
+            group_size=online.group_size,
+            decisions=options.decisions,
+            executed=options.executed,
+            score=score,
+            until_best=options.until_best,
+            temperature=online.temperature if online.advantages == "softmax" else None,
+            rule=replace(online.rule, minimum_std=max(online.rule.minimum_std, options.minimum_std)),
+        )
+        vector = envs.make_vector(task.id, config.groups * config.group_size, autoreset=False)
+        return Episodes(model, vector, objective, config)
+
+    def demonstrations() -> Rollout:
+        dataset = load_dataset(task, dataset_path(task, cfg.data), list(policy.config.cameras))
+        return demonstrated(chunk_model(model.roles), dataset)
+
+    def keep(folder: Path) -> list[str]:
+        return [f"next:       diffpolicy evaluate checkpoint={folder}"]
+
+    return Subject(
+        model,
+        None,
+        own_samples,
+        keep,
+        demonstrations=demonstrations,
+        judge=make_judge(task, options.judge, device),
+        manifest=policy_manifest(checkpoint),
+        config=dict(checkpoint.config),
+    )

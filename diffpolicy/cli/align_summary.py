@@ -1,0 +1,56 @@
+"""The last lines of `diffpolicy align`: what was there before, what is there now."""
+
+import json
+from pathlib import Path
+
+from diffpolicy import training
+from diffpolicy.alignment.monitor import FACTS
+from diffpolicy.alignment.stopping import Look, read_looks
+from diffpolicy.training.judging import SCORES, STOPPED
+
+ROWS = {
+    "reward": "proxy",
+    "gold": "gold",
+    "distance to real samples": "manifold",
+    "diversity": "diversity",
+    "distance to the base": "reference_distance",
+}
+
+
+def summary(run: Path) -> list[str]:
+    """Return base and best checkpoint side by side, as the monitor or the judge of a run folder saw them."""
+    looks = read_looks(run)
+    return _of_monitor(run, looks) if looks else _of_judge(run)
+
+
+def _of_monitor(run: Path, looks: list[Look]) -> list[str]:
+    best = training.read_checkpoint(training.best_checkpoint(run)).step
+    look = next((each for each in looks if each.step == best), looks[-1])
+    base = json.loads((run / FACTS).read_text())["base"]
+    start = {"proxy": base["proxy"], "gold": base["gold"], "manifold": 1.0, "diversity": 1.0}
+    calls = training.read_curves(run).get("reward_calls")
+    spent = (
+        ""
+        if calls is None
+        else f" ({calls[1][calls[0].index(best)] if best in calls[0] else calls[1][-1]:.0f} rewards)"
+    )
+    lines = [f"{'':<26}{'base':>9}{f'update {look.step}':>12}{spent}"]
+    for label, name in ROWS.items():
+        value = getattr(look, name)
+        if value is not None:
+            lines.append(f"{label:<26}{start.get(name, 0.0):>9.3g}{value:>12.3g}")
+    stop = _judged(run).get(STOPPED)
+    return [*lines, *([f"stopped:    {stop}"] if stop else [])]
+
+
+def _of_judge(run: Path) -> list[str]:
+    scores = {step: score for step, score in _judged(run).items() if step != STOPPED}
+    if not scores:
+        return []
+    best = max(scores, key=lambda step: scores[step])
+    return [f"score:      {scores[best]:.3f} after {best} updates, the best of {len(scores)} looks"]
+
+
+def _judged(run: Path) -> dict[str, float | str]:
+    file = run / SCORES
+    return json.loads(file.read_text()) if file.exists() else {}
