@@ -97,12 +97,18 @@ def test_every_configuration_belongs_to_a_verb():
 def test_what_is_imported_is_declared():
     """Nothing but the standard library and the declared packages is imported by the two packages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = ("safety", "collect", "robotics", "formats", "export")
+    extras = ("safety", "collect", "robotics", "formats", "images", "export")
     wanted = [*project["dependencies"]]
     wanted += [item for extra in extras for item in project["optional-dependencies"][extra]]
     declared = {re.split(r"[<>=!~;\[ ]", item)[0].lower().replace("-", "_") for item in wanted}
     installed_apart = {"dsrl", "safety_gymnasium", "bullet_safety_gym"}
-    under_another_name = {"hydra": "hydra_core", "yaml": "pyyaml", "PIL": "pillow", "cv2": "gym_pusht"}
+    under_another_name = {
+        "sklearn": "scikit_learn",
+        "hydra": "hydra_core",
+        "yaml": "pyyaml",
+        "PIL": "pillow",
+        "cv2": "gym_pusht",
+    }
     known = declared | installed_apart | {"diffpolicy", "envs"} | set(sys.stdlib_module_names)
     unknown = {
         f"{file.relative_to(ROOT)}: {name}"
