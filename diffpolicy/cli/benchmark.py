@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 SUITES = {
     "safe-offline": "diffpolicy.cli.suites.safe_offline",
     "rti": "diffpolicy.cli.suites.rti",
+    "align-pusht": "diffpolicy.cli.suites.align_pusht",
 }
 
 
