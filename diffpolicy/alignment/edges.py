@@ -126,7 +126,7 @@ class Taken(NamedTuple):
     """Steps of one depth under the trained denoiser: `log_probs` (M,) and `step` (M rows) have its gradient.
 
     `old` (M,) are the log-probabilities at roll-out, `mask` (M|1, *S) that of the samples. `number` counts depths from
-    0; `weight` is the share of these steps among all that are learnt from, `clip` and `discount` are theirs, see `Steps`.
+    0; `weight` is the share of these steps among all that are learnt from; `clip` and `discount` are those of `Steps`.
     """
 
     edges: Edges
