@@ -103,9 +103,12 @@ class Monitor:
         if folder != self._folder:  # a run that began in another process is gone on with
             self._folder, self._looks = folder, read_looks(folder)
         self._looks = [look for look in self._looks if look.step < step]
-        if self._base is None:
-            self._base = self._see(REFERENCE)
-        seen, base = self._see(TRAIN), self._base
+        remembered = self.reward.state()
+        try:
+            self._base = self._base or self._see(REFERENCE)
+            seen, base = self._see(TRAIN), self._base
+        finally:
+            self.reward.load_state(remembered)  # what it remembers is of samples trained on
         look = self._look(step, seen, base)
         self._looks.append(look)
         self._write(folder, FACTS, json.dumps(self._facts(base), indent=1).encode())

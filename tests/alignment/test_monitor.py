@@ -150,9 +150,25 @@ def test_limits_that_are_off_stop_nothing() -> None:
         StopRule(manifold=0.0)
 
 
-def aligner(made: Model, iterations: int = 4) -> Aligner:
+class Remembering(Brightness):
+    """Each call is rated otherwise than the one before."""
+
+    calls = 0
+
+    def __call__(self, samples: Tensor, labels: Sequence[Any]) -> Rewards:
+        self.calls += 1
+        return Rewards(samples[:, 0, self.calls % 2, 0])
+
+    def state(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+def aligner(made: Model, iterations: int = 4, reward: Reward | None = None) -> Aligner:
     objective = NFT(made.matcher())
-    online = Online(made, Brightness(), objective, OnlineConfig(groups=2, group_size=8))
+    online = Online(made, reward or Brightness(), objective, OnlineConfig(groups=2, group_size=8))
     config = AlignConfig(iterations=iterations, updates=2, learning_rate=0.02)
     return Aligner(made, [Term(objective, online)], config)
 
@@ -161,10 +177,10 @@ OPTIONS: dict[str, Any] = {"checkpoint_every": 2, "log_every": 1, "progress": Fa
 
 
 def test_a_run_learns_the_same_with_and_without_it(tmp_path: Path) -> None:
-    watched, alone = model(), model()
-    rule = OFF
-    training.run(aligner(watched), tmp_path / "a", {}, judge=monitor(watched, rule=rule), **OPTIONS)
-    training.run(aligner(alone), tmp_path / "b", {}, **OPTIONS)
+    watched, alone, reward = model(), model(), Remembering()
+    judge = Monitor(watched, reward, every=2, samples=16, rule=OFF)
+    training.run(aligner(watched, reward=reward), tmp_path / "a", {}, judge=judge, **OPTIONS)
+    training.run(aligner(alone, reward=Remembering()), tmp_path / "b", {}, **OPTIONS)
     assert torch.equal(network(watched).mean, network(alone).mean)
     assert [look.step for look in read_looks(tmp_path / "a")] == [2, 4, 6, 8]
 
