@@ -44,6 +44,10 @@ class WeightedSum(Scalariser):
 
     weights: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ValueError("a weighted sum needs the weight of one reward or more")
+
     def __call__(self, terms: Mapping[str, Tensor], group: Tensor) -> Tensor:
         """Return the sum (B,)."""
         return torch.stack([weight * _term(terms, name) for name, weight in self.weights.items()]).sum(0)
@@ -132,8 +136,10 @@ def normalised_advantages(terms: Mapping[str, Tensor], weights: Mapping[str, flo
     """Return `sum_k w_k (r_k - mean)/std` (B,), each reward against its own group (DanceGRPO, Xue et al. 2025).
 
     Raises:
-        ValueError: if a term is missing or not finite.
+        ValueError: if a term is missing or not finite, or there are no weights.
     """
+    if not weights:
+        raise ValueError("normalised advantages need the weight of one reward or more")
     parts = [
         weight * group_advantages(_term(terms, name).detach(), group, "group", clip=None).values
         for name, weight in weights.items()

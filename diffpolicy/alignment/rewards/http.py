@@ -55,11 +55,9 @@ class HTTPReward(Reward):
         """
         try:
             question = encode_question(as_bytes(samples), labels)
-            given = decode_answer(self._ask(question), len(samples))
+            return decode_answer(self._ask(question), len(samples), samples.device)
         except WireError as error:
             raise FeedbackError(f"the reward server {self.url}: {error}") from error
-        moved = {name: values.to(samples.device) for name, values in given.terms.items()}
-        return given._replace(total=given.total.to(samples.device), terms=moved)
 
     def _ask(self, question: bytes) -> bytes:
         """Return the body of the answer."""

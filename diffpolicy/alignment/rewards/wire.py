@@ -88,7 +88,7 @@ def encode_answer(rewards: Rewards) -> bytes:
     return json.dumps(answer, allow_nan=False).encode()
 
 
-def decode_answer(message: bytes, count: int) -> Rewards:
+def decode_answer(message: bytes, count: int, device: torch.device | str = "cpu") -> Rewards:
     """Return the rewards of `count` samples in an answer, which may come from anybody.
 
     Raises:
@@ -100,13 +100,13 @@ def decode_answer(message: bytes, count: int) -> Rewards:
             'an answer is a JSON object with "rewards" and, if there are any, an object of "terms"'
         )
     extra = {
-        name: _numbers(answer[name], name, count)
+        name: _numbers(answer[name], name, count).to(device)
         for name in ("cost", "uncertainty")
         if answer.get(name) is not None
     }
     return Rewards(
-        _numbers(answer.get("rewards"), "rewards", count),
-        {name: _numbers(values, name, count) for name, values in terms.items()},
+        _numbers(answer.get("rewards"), "rewards", count).to(device),
+        {name: _numbers(values, name, count).to(device) for name, values in terms.items()},
         **extra,
     )
 

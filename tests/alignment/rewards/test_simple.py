@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diffpolicy.alignment import CopiedRoles, Model, Online, OnlineConfig
+from diffpolicy.alignment.objectives import NFT
 from diffpolicy.alignment.reward import Reward, Rewards, rate
 from diffpolicy.alignment.rewards import (
     Capped,
@@ -21,6 +23,7 @@ from diffpolicy.alignment.rewards import (
     prepare,
 )
 from diffpolicy.alignment.scalarise import Lagrangian, WeightedSum
+from diffpolicy.diffusion import rectified_flow, trailing
 from diffpolicy.training.errors import FeedbackError
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -137,3 +140,31 @@ def test_a_set_names_its_terms_and_remembers_its_prices() -> None:
     assert not RewardSet({"j": JPEGSize()}, WeightedSum({"j": 1.0})).differentiable
     with pytest.raises(ValueError, match="remembers nothing"):
         JPEGSize().load_state({"prices": 1})
+
+
+class Half(nn.Module):
+    """A denoiser with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, noisy: Tensor, level: Tensor, condition: Any) -> Tensor:
+        return self.weight * noisy
+
+
+def test_a_run_stores_what_a_reward_remembers() -> None:
+    model = Model(rectified_flow(100), trailing(100, 5), (4,), CopiedRoles(Half()))
+    objective = NFT(model.matcher())
+
+    def online() -> Online:
+        scalariser = Lagrangian({"one": 1.0}, {"cost": -1.0}, rate=1.0)
+        rewards = RewardSet({"one": Scaled(1.0)}, scalariser, cost=Scaled(0.1))
+        return Online(model, rewards, objective, OnlineConfig(groups=1, group_size=4))
+
+    experience, resumed = online(), online()
+    experience.gather({"train": Half(), "old": Half()}, torch.Generator().manual_seed(0))
+    stored = experience.state()
+    assert stored["reward"]["scalariser"]["multipliers"]["cost"] > 0.5
+    resumed.load_state(stored)
+    assert resumed.state() == stored
