@@ -209,3 +209,21 @@ def test_a_stop_ends_the_run_and_a_second_call_returns_at_once(tmp_path: Path) -
 
     learner.update = never  # type: ignore[method-assign]
     assert training.run(learner, tmp_path, {}, **OPTIONS) == last
+
+
+def test_a_look_that_could_not_be_rated_is_made_up_for_on_resuming(tmp_path: Path) -> None:
+    class Broken(Brightness):
+        calls = 0
+
+        def __call__(self, samples: Tensor, labels: Sequence[Any]) -> Rewards:
+            self.calls += 1
+            if self.calls > 2:  # after the base and the first look
+                raise training.FeedbackError("no gold today")
+            return super().__call__(samples, labels)
+
+    made, again = model(), model()
+    with pytest.raises(training.FeedbackError, match="no gold today"):
+        training.run(aligner(made), tmp_path, {}, judge=monitor(made, gold=Broken(), rule=OFF), **OPTIONS)
+    other = monitor(again, gold=Brightness(), rule=OFF)
+    training.run(aligner(again), tmp_path, {}, judge=other, **OPTIONS)
+    assert [look.step for look in other.looks] == [2, 4, 6, 8]
