@@ -49,22 +49,27 @@ class GroupCredit(Credit):
 
 @dataclass(frozen=True)
 class ValueConfig:
-    """`gamma` and `lam` of GAE, per decision; the value network is fitted for `epochs` passes in batches of `batch`."""
+    """`gamma` and `lam` of GAE, per decision; the value network is fitted for `epochs` passes in batches of `batch`.
+
+    Before the first advantages it is fitted to that roll-out's returns to go for `warm_up` passes: without a value,
+    early decisions would look better than late ones, whatever they are.
+    """
 
     gamma: float = 0.99
     lam: float = 0.95
     learning_rate: float = 1e-3
     epochs: int = 5
+    warm_up: int = 20
     batch: int = 512
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not (0.0 <= self.gamma <= 1.0 and 0.0 <= self.lam <= 1.0):
             raise ValueError(f"gamma and lam lie between 0 and 1, got {self.gamma} and {self.lam}")
-        if not self.learning_rate > 0.0 or self.epochs < 1 or self.batch < 1:
+        if not self.learning_rate > 0.0 or min(self.epochs, self.batch) < 1 or self.warm_up < 0:
             raise ValueError(
-                "a value is learnt at a positive rate, for one epoch or more, in batches of one or more, got "
-                f"{self.learning_rate}, {self.epochs} and {self.batch}"
+                "a value is learnt at a positive rate, in one epoch or more, in batches of one or more, after no or "
+                f"some warm-up, got {self.learning_rate}, {self.epochs}, {self.batch} and {self.warm_up}"
             )
 
 
@@ -72,8 +77,8 @@ class ValueCredit(Credit):
     """Generalised advantages of decisions (Schulman et al. 2016) from a value network, over their deviation.
 
     A decision's reward is by how much it raised the best score. The value sees `tokens` numbers of an observation, the
-    best score so far and the share of the time that has passed. It is fitted to the returns of a roll-out after their
-    advantages have been taken, and begins at 0 everywhere.
+    best score so far and the share of the time that has passed. It begins at 0 everywhere, and is fitted to the returns
+    of a roll-out after their advantages have been taken.
     """
 
     def __init__(
@@ -102,16 +107,19 @@ class ValueCredit(Credit):
         config, running = self.config, played.running
         before = torch.cat([torch.zeros_like(played.score[:1]), played.score[:-1]])
         inputs = self._inputs(played, before)
+        rewards, ends = played.score - before, torch.cat([~running[1:], torch.ones_like(running[:1])])
+        none = torch.zeros_like(torch.cat([rewards, rewards[:1]]))
+        if not self._optimizer.state:
+            to_go = gae(rewards, none, ends, config.gamma, 1.0)
+            self._fit(inputs[running], to_go[running], config.warm_up, generator)
         with torch.no_grad():
             values = self._value(inputs)
-        ends = torch.cat([~running[1:], torch.ones_like(running[:1])])
-        values_and_end = torch.cat([values, torch.zeros_like(values[:1])])
-        found = gae(played.score - before, values_and_end, ends, config.gamma, config.lam)
+        found = gae(rewards, torch.cat([values, none[:1]]), ends, config.gamma, config.lam)
         returns, counted = (found + values)[running], found[running]
         spread = counted.std(correction=0)
         scaled = ((found - counted.mean()) / (spread + 1e-4)).clamp(-CLIP, CLIP)
         explained = 1.0 - (returns - values[running]).var(correction=0) / (returns.var(correction=0) + 1e-8)
-        self._fit(inputs[running], returns, generator)
+        self._fit(inputs[running], returns, config.epochs, generator)
         return scaled, {"explained": explained.item(), "value": values[running].mean().item()}
 
     def state(self) -> dict[str, Any]:
@@ -134,8 +142,8 @@ class ValueCredit(Credit):
         value: Tensor = self.network(inputs).squeeze(-1)
         return value
 
-    def _fit(self, inputs: Tensor, returns: Tensor, generator: torch.Generator) -> None:
-        for _ in range(self.config.epochs):
+    def _fit(self, inputs: Tensor, returns: Tensor, epochs: int, generator: torch.Generator) -> None:
+        for _ in range(epochs):
             order = torch.randperm(len(inputs), generator=generator, device=inputs.device)
             for index in torch.split(order, self.config.batch):
                 loss = F.mse_loss(self._value(inputs[index]), returns[index])

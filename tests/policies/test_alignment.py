@@ -141,7 +141,7 @@ def test_what_came_after_the_best_score_is_not_paid_for() -> None:
 
 def test_generalised_advantages_are_those_of_increases_of_the_score() -> None:
     rows = played([[0.1, 0.5], [0.3, 0.3]], [[True] * 2, [True] * 2])
-    credit = ValueCredit(3, 2, ValueConfig(gamma=1.0, lam=1.0))
+    credit = ValueCredit(3, 2, ValueConfig(gamma=1.0, lam=1.0, warm_up=0))
     found, _ = credit.advantages(rows, torch.tensor([0, 0]), generator())
     plain = torch.tensor([[0.5, 0.3], [0.4, 0.0]])  # returns to go: the value begins at 0
     torch.testing.assert_close(found, (plain - plain.mean()) / (plain.std(correction=0) + 1e-4))
