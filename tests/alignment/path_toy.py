@@ -21,7 +21,7 @@ from diffpolicy.alignment import (
     Rollout,
     Term,
 )
-from diffpolicy.diffusion import StepRule, rectified_flow, sample_path, sample_tree, trailing
+from diffpolicy.diffusion import Path, StepRule, Tree, rectified_flow, sample_path, sample_tree, trailing
 
 FLOW = rectified_flow(100)
 LEVELS = trailing(100, 6)
@@ -72,6 +72,32 @@ def gradient(denoiser: Small, parts: Sequence[Part]) -> Tensor:
     """Return the gradient of a loss in parts with respect to all weights, flat."""
     loss = torch.stack([part.loss for part in parts]).sum()
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, list(denoiser.parameters()))])
+
+
+def path_of(path: Path | Tree | None) -> Path:
+    """Return what has been recorded, which is a path."""
+    assert isinstance(path, Path)
+    return path
+
+
+def log_probs_of(path: Path) -> Tensor:
+    """Return the log-probabilities (K, B), which have been recorded."""
+    assert path.log_probs is not None
+    return path.log_probs
+
+
+def tree_of(batch: Rated) -> Tree:
+    """Return the tree of a batch."""
+    assert isinstance(batch.rollout.path, Tree)
+    return batch.rollout.path
+
+
+def gathered(objective: Objective[Any], config: OnlineConfig) -> tuple[Rated, Model]:
+    """Return a batch of roll-outs, and the model whose they are."""
+    model = Model(FLOW, LEVELS, (2,), CopiedRoles(Small()))
+    batch = Online(model, ToTheRight(), objective, config).gather(model.roles, generator()).batch
+    assert isinstance(batch, Rated)
+    return batch, model
 
 
 class ToTheRight(Reward):

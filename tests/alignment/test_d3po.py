@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, rated
+from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, log_probs_of, path_of, rated
 
 from diffpolicy.alignment import Pairs, select
 from diffpolicy.alignment.objectives import D3PO, D3POConfig
@@ -14,9 +14,9 @@ from diffpolicy.training import TrainingError
 
 def pairs(denoiser: Small) -> Pairs:
     """Return 4 comparisons of recorded paths."""
-    path = rated(denoiser).rollout.path
+    path = path_of(rated(denoiser).rollout.path)
     winner, loser = (
-        Path(path.states[:, rows], path.levels, path.log_probs[:, rows])
+        Path(path.states[:, rows], path.levels, log_probs_of(path)[:, rows])
         for rows in (slice(0, 4), slice(4, 8))
     )
     return Pairs(winner.clean, loser.clean, None, None, winner, loser)
@@ -36,8 +36,8 @@ def test_at_the_reference_the_gradient_is_beta_over_2_times_that_of_the_likeliho
     )
     assert [part.loss.item() for part in parts] == pytest.approx([math.log(2.0) / len(LEVELS)] * len(LEVELS))
     gaps = [
-        step_log_probs(FLOW, SDE, denoiser, None, batch.winner_path, step)[0]
-        - step_log_probs(FLOW, SDE, denoiser, None, batch.loser_path, step)[0]
+        step_log_probs(FLOW, SDE, denoiser, None, path_of(batch.winner_path), step)[0]
+        - step_log_probs(FLOW, SDE, denoiser, None, path_of(batch.loser_path), step)[0]
         for step in range(len(LEVELS))
     ]
     expected = torch.autograd.grad(-0.2 * torch.stack(gaps).mean(), list(denoiser.parameters()))
@@ -81,7 +81,8 @@ def test_the_check_looks_at_winners_and_losers() -> None:
     denoiser = Small()
     batch, objective = pairs(denoiser), D3PO(FLOW, SDE)
     objective.check(batch, {"train": denoiser})
-    spoilt = batch.loser_path._replace(log_probs=batch.loser_path.log_probs + 0.01)
+    path = path_of(batch.loser_path)
+    spoilt = path._replace(log_probs=log_probs_of(path) + 0.01)
     with pytest.raises(TrainingError, match=r"0\.00995"):
         objective.check(batch._replace(loser_path=spoilt), {"train": denoiser})
 

@@ -1,9 +1,9 @@
 """DanceGRPO: DDPO's loss on a random share of the steps; starts shared by a group."""
 
 import torch
-from path_toy import FLOW, LEVELS, Small, ToTheRight, gain, generator, gradient, rated
+from path_toy import FLOW, Small, gain, gathered, generator, gradient, rated
 
-from diffpolicy.alignment import CopiedRoles, Model, Online, OnlineConfig
+from diffpolicy.alignment import OnlineConfig
 from diffpolicy.alignment.objectives import DDPO, DanceGRPO, DanceGRPOConfig, DDPOConfig
 from diffpolicy.diffusion import StepRule
 
@@ -22,10 +22,10 @@ def test_a_random_share_without_the_last_step_is_ddpo_on_it() -> None:
 
 
 def test_a_group_starts_from_the_same_noise_and_ends_apart() -> None:
-    model = Model(FLOW, LEVELS, (2,), CopiedRoles(Small()))
     objective = DanceGRPO(FLOW, DANCE)
     config = OnlineConfig(groups=3, group_size=4, shared_start=True, rule=DANCE, advantages="group")
-    batch = Online(model, ToTheRight(), objective, config).gather(model.roles, generator()).batch
+    batch, model = gathered(objective, config)
+    assert batch.rollout.start is not None
     start = batch.rollout.start.reshape(3, 4, 2)
     assert torch.equal(start, start[:, :1].expand_as(start))
     assert len(torch.unique(batch.rollout.clean, dim=0)) == 12

@@ -1,10 +1,11 @@
 """DDPO: its gradient in closed form, clips and discounts, masks, refusals; the variance of noisy targets."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, rated
+from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, log_probs_of, path_of, rated
 from torch import Tensor
 
 from diffpolicy.alignment import Rated
@@ -20,7 +21,7 @@ def test_at_old_the_gradient_is_that_of_the_weighted_log_likelihood() -> None:
     denoiser = Small()
     batch = rated(denoiser)
     parts = list(DDPO(FLOW, SDE).parts(batch, {"train": denoiser}, generator()))
-    path = batch.rollout.path
+    path = path_of(batch.rollout.path)
     log_probs = [step_log_probs(FLOW, SDE, denoiser, None, path, step)[0] for step in range(len(LEVELS))]
     expected = -(batch.advantages * torch.stack(log_probs)).mean()
     wanted = torch.cat(
@@ -34,9 +35,9 @@ def test_at_old_the_gradient_is_that_of_the_weighted_log_likelihood() -> None:
 def test_what_has_gone_too_far_is_not_pushed_further_and_what_has_gone_wrong_is_called_back() -> None:
     denoiser = Small()
     batch = rated(denoiser)
-    path = batch.rollout.path
+    path = path_of(batch.rollout.path)
     for shift, sign, learns in ((0.1, 1.0, False), (0.1, -1.0, True), (-0.1, 1.0, True), (-0.1, -1.0, False)):
-        moved = batch.rollout._replace(path=path._replace(log_probs=path.log_probs - shift))
+        moved = batch.rollout._replace(path=path._replace(log_probs=log_probs_of(path) - shift))
         shifted = Rated(moved, batch.rewards, torch.full((8,), sign))
         parts = list(DDPO(FLOW, SDE).parts(shifted, {"train": denoiser}, generator()))
         assert bool(gradient(denoiser, parts).abs().max() > 0.0) == learns
@@ -63,7 +64,7 @@ def test_the_clips_and_discounts_of_dppo() -> None:
 
 def test_a_share_of_the_steps_is_drawn_anew_and_the_last_are_left_out() -> None:
     denoiser = Small()
-    path = rated(denoiser).rollout.path
+    path = path_of(rated(denoiser).rollout.path)
     likelihoods = Likelihoods(FLOW, SDE, Steps(share=0.6, skip_last=1))
     source = generator()
     drawn = [likelihoods.choose(path, source) for _ in range(40)]
@@ -89,11 +90,10 @@ def test_what_is_masked_out_changes_nothing() -> None:
     denoiser = Small()
     mask = torch.tensor([[True, False]])
     batch = rated(denoiser, mask=mask)
-    states = batch.rollout.path.states.clone()
+    path = path_of(batch.rollout.path)
+    states = path.states.clone()
     states[-1, :, 1] = 7.0  # where the last step goes in the element that is not executed
-    other = batch._replace(
-        rollout=batch.rollout._replace(path=batch.rollout.path._replace(states=states), mask=mask)
-    )
+    other = batch._replace(rollout=batch.rollout._replace(path=path._replace(states=states), mask=mask))
     first, second = (
         list(DDPO(FLOW, SDE).parts(each, {"train": denoiser}, generator())) for each in (batch, other)
     )
@@ -134,7 +134,7 @@ def test_the_check_refuses_a_roll_out_of_another_denoiser_or_rule() -> None:
         {"log_prob_range": (1.0, 1.0)},
     ],
 )
-def test_options_that_are_none_are_refused(wrong: dict[str, float]) -> None:
+def test_options_that_are_none_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DDPOConfig(**wrong)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, rated
+from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, path_of, rated
 
 from diffpolicy.alignment import Owned
 from diffpolicy.alignment.objectives import DDPO, DPOK, DPOKConfig, value_network
@@ -14,7 +14,7 @@ def test_the_distance_is_the_exact_kl_of_each_step() -> None:
     batch = rated(denoiser)
     config = DPOKConfig(reward_weight=2.0, kl_weight=0.3)
     roles = {"train": denoiser, "reference": reference}
-    path = batch.rollout.path
+    path = path_of(batch.rollout.path)
     for step, part in enumerate(DPOK(FLOW, SDE, config).parts(batch, roles, generator())):
         mine, base = (step_log_probs(FLOW, SDE, each, None, path, step)[1] for each in roles.values())
         normals = [torch.distributions.Normal(each.mean, each.std) for each in (mine, base)]

@@ -2,7 +2,22 @@
 
 import pytest
 import torch
-from path_toy import FLOW, LEVELS, SDE, Small, ToTheRight, gain, generator, gradient, rated, rated_trees
+from path_toy import (
+    FLOW,
+    LEVELS,
+    SDE,
+    Small,
+    ToTheRight,
+    gain,
+    gathered,
+    generator,
+    gradient,
+    log_probs_of,
+    path_of,
+    rated,
+    rated_trees,
+    tree_of,
+)
 
 from diffpolicy.alignment import CopiedRoles, Model, Online, OnlineConfig
 from diffpolicy.alignment.objectives import AWM, DDPO, DanceGRPO, DanceGRPOConfig, DDPOConfig
@@ -13,7 +28,7 @@ from diffpolicy.diffusion import Tree
 
 
 def test_advantages_sum_to_nothing_at_every_depth_of_every_tree() -> None:
-    tree = rated_trees(Small(), (1, 3), trees=3).rollout.path
+    tree = tree_of(rated_trees(Small(), (1, 3), trees=3))
     rewards = torch.randn(12, generator=generator(5))
     for temperature in (None, 0.5):
         advantages = tree_advantages(tree, rewards, temperature)
@@ -50,10 +65,10 @@ def test_a_node_is_worth_the_mean_of_its_leaves_or_their_weighted_mean() -> None
 def test_a_path_is_a_tree_without_splits() -> None:
     denoiser = Small()
     batch = rated(denoiser)
-    path = batch.rollout.path
+    path = path_of(batch.rollout.path)
     each = torch.arange(8)
     steps = len(LEVELS)
-    tree = Tree(tuple(path.states), (each,) * steps, path.levels, tuple(path.log_probs))
+    tree = Tree(tuple(path.states), (each,) * steps, path.levels, tuple(log_probs_of(path)))
     as_tree = batch._replace(rollout=batch.rollout._replace(path=tree))
     first, second = (
         list(DDPO(FLOW, SDE).parts(one, {"train": denoiser}, generator())) for one in (batch, as_tree)
@@ -64,7 +79,7 @@ def test_a_path_is_a_tree_without_splits() -> None:
 def test_every_edge_counts_once_and_every_node_is_evaluated_once() -> None:
     denoiser = Small()
     batch = rated_trees(denoiser, (0, 2))
-    tree = batch.rollout.path
+    tree = tree_of(batch)
     denoiser.calls.clear()
     parts = list(DDPO(FLOW, SDE).parts(batch, {"train": denoiser}, generator()))
     assert sum(denoiser.calls) == tree.evaluations == 2 * (1 + 2 + 2 + 4 + 4 + 4)
@@ -83,23 +98,23 @@ def test_minibatches_and_checkpoints_hold_whole_trees() -> None:
     assert [len(piece.rollout.clean) for piece in pieces] == [4, 4, 4]
     for piece in pieces:
         assert len(torch.unique(piece.rollout.group)) == 1
-        assert len(piece.rollout.path.states[0]) == 1
-        assert torch.equal(piece.rollout.path.clean, piece.rollout.clean)
+        assert len(tree_of(piece).states[0]) == 1
+        assert torch.equal(tree_of(piece).clean, piece.rollout.clean)
     with pytest.raises(ValueError, match="3 trees"):
         list(split(batch, 4, generator()))
     back = unpack(pack(batch), torch.device("cpu"))
-    assert isinstance(back.rollout.path, Tree)
-    assert all(map(torch.equal, back.rollout.path.parents, batch.rollout.path.parents))
+    assert all(map(torch.equal, tree_of(back).parents, tree_of(batch).parents))
 
 
 def test_roll_outs_in_trees_are_those_of_the_denoiser_and_may_be_made_in_parts() -> None:
-    model = Model(FLOW, LEVELS, (2,), CopiedRoles(Small()))
     objective = DDPO(FLOW, SDE)
     config = OnlineConfig(groups=3, group_size=4, rule=SDE, splits=(0, 2), at_once=4)
-    batch = Online(model, ToTheRight(), objective, config).gather(model.roles, generator()).batch
-    assert torch.equal(batch.rollout.path.clean, batch.rollout.clean)
-    assert torch.equal(batch.rollout.path.lineage()[0], batch.rollout.group)
-    assert torch.equal(batch.rollout.path.states[0], batch.rollout.start[::4])
+    batch, model = gathered(objective, config)
+    tree, start = tree_of(batch), batch.rollout.start
+    assert start is not None
+    assert torch.equal(tree.clean, batch.rollout.clean)
+    assert torch.equal(tree.lineage()[0], batch.rollout.group)
+    assert torch.equal(tree.states[0], start[::4])
     assert batch.advantages.shape == (12, len(LEVELS))
     objective.check(batch, model.roles)
     objective.check(select(batch, torch.tensor([5, 2, 7])), model.roles)
@@ -113,7 +128,7 @@ def test_trees_that_cannot_be_are_refused() -> None:
     model = Model(FLOW, LEVELS, (2,), CopiedRoles(Small()))
     with pytest.raises(ValueError, match="leave splits empty"):
         Online(model, ToTheRight(), AWM(model.matcher()), OnlineConfig(group_size=4, splits=(0, 1)))
-    tree = rated_trees(Small()).rollout.path
+    tree = tree_of(rated_trees(Small()))
     for rewards in (torch.zeros(3), torch.full((8,), torch.nan)):
         with pytest.raises(ValueError, match="finite reward"):
             tree_advantages(tree, rewards)

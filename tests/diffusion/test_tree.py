@@ -30,7 +30,8 @@ class Counting:
 
     def __call__(self, noisy: Tensor, level: Tensor, condition: Any) -> Tensor:
         self.asked += len(noisy)
-        return 0.5 * noisy + condition[:, None]
+        velocity: Tensor = 0.5 * noisy + condition[:, None]
+        return velocity
 
 
 def grow(
