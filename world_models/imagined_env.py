@@ -1,7 +1,7 @@
 """A frozen world model as an environment: many episodes at once, on the model's device, from real states."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -11,8 +11,43 @@ from torch import Tensor
 
 from diffpolicy.training import digest
 from world_models.errors import WorldModelError
-from world_models.state import StateWorldModel
-from world_models.windows import Window, Windows, advance
+from world_models.state import Imagined
+from world_models.windows import advance, blend
+
+
+class WorldModel(Protocol):
+    """What can be imagined in: a module with a `config.history`, of states or of pixels."""
+
+    config: Any
+    action_size: int
+
+    @property
+    def members(self) -> int:
+        """How many networks there are."""
+
+    def imagine(self, window: Any, member: Tensor, generator: torch.Generator) -> Imagined:
+        """Return what member `member` (B,) int64 expects of windows of B moments."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Say whether the weights are to be trained."""
+
+    def eval(self) -> Any:
+        """Switch what is for training only off."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All weights and buffers."""
+
+
+class Starts(Protocol):
+    """Real moments to begin at: windows of observations (B, L, ...) and actions (B, L, A), a `NamedTuple`."""
+
+    history: int
+    actions: Tensor
+
+    def __len__(self) -> int: ...
+
+    def window(self, index: Tensor) -> Any:
+        """Return the windows of transitions `index` (B,)."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +71,19 @@ class ImaginationConfig:
 class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """`num_envs` imagined episodes, each in one member of the model, begun at transitions drawn from `starts`.
 
-    All is torch, on the model's device: actions (n, A), observations (n, O), rewards (n,) float32, terminated and
-    truncated (n,) bool. Episodes terminate at random, with the model's probability. Finished ones begin anew in the
-    same step. `infos` holds "cost" and "uncertainty" (n,), "unknown" (n,) bool where uncertainty has cut an episode
-    off, and "final_observation" (n, O), the observation each step led to, whether or not the episode ended there.
+    All is torch, on the model's device: actions (n, A), observations (n, O) float32 or (n, S, S, 3) uint8, rewards
+    (n,) float32, terminated and truncated (n,) bool. Episodes terminate at random, with the model's probability.
+    Finished ones begin anew in the same step. `infos` holds "cost" and "uncertainty" (n,), "unknown" (n,) bool where
+    uncertainty has cut an episode off, and "final_observation" (n, ...), the observation each step led to, whether or
+    not the episode ended there.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (gymnasium's own form)
 
     def __init__(
         self,
-        model: StateWorldModel,
-        starts: Windows,
+        model: WorldModel,
+        starts: Starts,
         num_envs: int,
         config: ImaginationConfig | None = None,
         allowed: Tensor | None = None,
@@ -57,16 +93,22 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
             raise WorldModelError(
                 f"the model sees {model.config.history} observations, the windows to start from hold {starts.history}"
             )
-        self.model, self.config = model.requires_grad_(False).eval(), config or ImaginationConfig()
+        self.model, self.config = model, config or ImaginationConfig()
+        model.requires_grad_(False)
+        model.eval()
+        if self.config.max_uncertainty is not None and model.members < 2:
+            raise WorldModelError(
+                "a model of one member never disagrees with itself: leave max_uncertainty out, or train more members"
+            )
         self.num_envs, self.device = num_envs, starts.actions.device
         self._starts = starts
         self._allowed = torch.arange(len(starts), device=self.device) if allowed is None else allowed
+        seen = starts.window(self._allowed[:1]).observations[0, -1]
+        self.single_observation_space = _box(seen, ())
+        self.observation_space = _box(seen, (num_envs,))
         box = gymnasium.spaces.Box
-        sizes = model.observation_size, model.action_size
-        self.single_observation_space = box(-np.inf, np.inf, (sizes[0],), np.float32)
-        self.single_action_space = box(-1.0, 1.0, (sizes[1],), np.float32)
-        self.observation_space = box(-np.inf, np.inf, (num_envs, sizes[0]), np.float32)
-        self.action_space = box(-1.0, 1.0, (num_envs, sizes[1]), np.float32)
+        self.single_action_space = box(-1.0, 1.0, (model.action_size,), np.float32)
+        self.action_space = box(-1.0, 1.0, (num_envs, model.action_size), np.float32)
         self._generator = torch.Generator(self.device)
         self._weights = digest(model.state_dict())
         self._ready = False
@@ -97,9 +139,9 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 f"actions are finite numbers {(self.num_envs, self.model.action_size)}, got {tuple(actions.shape)}"
                 + (" with NaN or infinity" if not actions.isfinite().all() else "")
             )
-        now = self._window.observations
         taken = torch.cat([self._window.actions[:, 1:], actions.clamp(-1.0, 1.0)[:, None]], dim=1)
-        imagined = self.model.imagine(Window(now, taken), self._member, self._generator)
+        moment = self._window._replace(actions=taken)
+        imagined = self.model.imagine(moment, self._member, self._generator)
         chance = torch.rand(self.num_envs, generator=self._generator, device=self.device)
         terminated = chance < imagined.terminations
         self._steps += 1
@@ -109,7 +151,7 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
         cost = torch.where(unknown, imagined.costs.clamp(min=self.config.unknown_cost), imagined.costs)
         truncated = (unknown | (self._steps >= self.config.horizon)) & ~terminated
         waiting = torch.zeros_like(actions)  # the action of the coming step is not known yet
-        self._window = advance(Window(now, taken), imagined.observations, waiting)
+        self._window = advance(moment, imagined.observations, waiting)
         info = {
             "cost": cost,
             "uncertainty": imagined.uncertainty,
@@ -132,7 +174,7 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
             )
         return now
 
-    def _begin(self) -> tuple[Window, Tensor, Tensor]:
+    def _begin(self) -> tuple[Any, Tensor, Tensor]:
         """Return windows of real moments, their current action left open, with a member each, at step 0."""
         shape = (self.num_envs,)
         drawn = torch.randint(len(self._allowed), shape, generator=self._generator, device=self.device)
@@ -143,11 +185,14 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _restart(self, done: Tensor) -> None:
         """Begin the episodes `done` (n,) anew."""
         window, member, steps = self._begin()
-        self._window = Window(
-            *(
-                torch.where(done[:, None, None], new, old)
-                for new, old in zip(window, self._window, strict=True)
-            )
-        )
+        self._window = blend(done, window, self._window)
         self._member = torch.where(done, member, self._member)
         self._steps = torch.where(done, steps, self._steps)
+
+
+def _box(observation: Tensor, many: tuple[int, ...]) -> gymnasium.spaces.Box:
+    """Return the space of observations like this one: bytes, or numbers of any size."""
+    shape = (*many, *observation.shape)
+    if observation.dtype == torch.uint8:
+        return gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    return gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)

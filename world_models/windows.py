@@ -1,6 +1,6 @@
 """What a world model is shown of a dataset: some observations and actions, and what came of them."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,17 @@ class Window(NamedTuple):
 
     observations: Tensor
     actions: Tensor
+
+
+class FrameWindow(NamedTuple):
+    """B moments in pictures: `observations` (B, L, S, S, 3) uint8, `actions` (B, L, A) and `tasks` (B,) int64."""
+
+    observations: Tensor
+    actions: Tensor
+    tasks: Tensor
+
+
+W = TypeVar("W", Window, FrameWindow)
 
 
 class Outcome(NamedTuple):
@@ -60,9 +71,19 @@ class Windows:
         return Outcome(self.observations[self.rows[index] + 1], *self._outcomes[index].unbind(1))
 
 
-def advance(window: Window, next_observations: Tensor, next_actions: Tensor) -> Window:
-    """Return the windows one step later, with observations (B, O) and the actions (B, A) taken on them."""
-    return Window(
-        torch.cat([window.observations[:, 1:], next_observations[:, None]], dim=1),
-        torch.cat([window.actions[:, 1:], next_actions[:, None]], dim=1),
+def advance(window: W, next_observations: Tensor, next_actions: Tensor) -> W:
+    """Return the windows one step later, with observations (B, ...) and the actions (B, A) taken on them."""
+    return window._replace(
+        observations=torch.cat([window.observations[:, 1:], next_observations[:, None]], dim=1),
+        actions=torch.cat([window.actions[:, 1:], next_actions[:, None]], dim=1),
+    )
+
+
+def blend(chosen: Tensor, one: W, other: W) -> W:
+    """Return the windows of `one` where `chosen` (B,) bool, and of `other` elsewhere."""
+    return type(one)(
+        *(
+            torch.where(chosen.view(-1, *(1,) * (new.ndim - 1)), new, old)
+            for new, old in zip(one, other, strict=True)
+        )
     )
