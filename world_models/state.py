@@ -1,5 +1,6 @@
 """World models of states: what an action does, with rewards, costs, termination and how unsure the model is of it."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from diffpolicy.diffusion import GaussianProcess, Sampler, edm
 from diffpolicy.networks import StackedMLP
-from world_models.config import WorldModelConfig
+from world_models.config import DiffusionSteps, WorldModelConfig
 from world_models.errors import WorldModelError
 from world_models.two_hot import encode
 from world_models.windows import Outcome, Window, Windows
@@ -29,6 +30,15 @@ class Imagined(NamedTuple):
     costs: Tensor
     terminations: Tensor
     uncertainty: Tensor
+
+
+class Expected(NamedTuple):
+    """The same without the uncertainty, which takes all members to know."""
+
+    observations: Tensor
+    rewards: Tensor
+    costs: Tensor
+    terminations: Tensor
 
 
 class StateWorldModel(nn.Module):
@@ -128,17 +138,17 @@ class StateWorldModel(nn.Module):
         return noisy / variance + sigma / variance.sqrt() * predicted
 
     def changes(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Return the members' normalised changes (M, B, O) for features (M, B, F), the same `noise` (B, O) for all."""
+        """Return the members' normalised changes (M, B, O) for features (M, B, F) and noise (M|1, B, O)."""
         if self.config.kind == "deterministic":
             predicted: Tensor = self.dynamics(features)
             return predicted
-        process, steps = self._process(noise.device), self.config.diffusion.steps
+        process, steps = _process(self.config.diffusion, noise.device), self.config.diffusion.steps
         sampler = Sampler(process, "ddim", tuple(range(steps - 1, -1, -1)))
 
         def denoiser(noisy: Tensor, level: Tensor, condition: Tensor) -> Tensor:
             return self.denoise(noisy, process.noise[level][:, None, None], condition)
 
-        start = noise.expand(1, self.members, *noise.shape)
+        start = noise.expand(1, self.members, *noise.shape[1:])
         sampled: Tensor = sampler.sample(denoiser, features, start)
         return sampled
 
@@ -151,18 +161,45 @@ class StateWorldModel(nn.Module):
 
     @torch.no_grad()
     def imagine(self, window: Window, member: Tensor, generator: torch.Generator) -> Imagined:
-        """Return what member `member` (B,) int64 expects of windows (B, L, O) and (B, L, A)."""
+        """Return what member `member` (B,) int64 expects of windows (B, L, O) and (B, L, A).
+
+        All members start from the same noise, so that they differ by what they have learnt alone.
+        """
         features = self.features(window)
         noise = torch.empty_like(window.observations[:, -1]).normal_(generator=generator)
         seen = features.expand(self.members, *features.shape)
-        changes = self.changes(seen, noise)
+        changes = self.changes(seen, noise[None])
         rows = torch.arange(len(member), device=member.device)
-        rewards, costs, terminations = (each[member, rows] for each in self.outcomes(seen, changes))
         spread = changes.std(dim=0, correction=0) * self.moving
         uncertainty = spread.sum(-1) / self.moving.sum().clamp(min=1.0)
-        step = changes[member, rows] * self.change * self.moving
-        following = (window.observations[:, -1] + step).clamp(self.low, self.high)
-        return Imagined(following, rewards, costs, terminations, uncertainty)
+        chosen = (each[member, rows] for each in self.outcomes(seen, changes))
+        return Imagined(self._following(window, changes[member, rows]), *chosen, uncertainty)
+
+    @torch.no_grad()
+    def expect(self, window: Window, member: Tensor, generator: torch.Generator) -> Expected:
+        """Return the same as `imagine`, to rounding, by the one member asked for: in a fraction of its time."""
+        features = self.features(window)
+        noise = torch.empty_like(window.observations[:, -1]).normal_(generator=generator)
+        rows, place = self._by_member(member)
+        seen = features[rows]
+        changes = self.changes(seen, noise[rows])
+        chosen = (each.flatten()[place] for each in self.outcomes(seen, changes))
+        return Expected(self._following(window, changes.flatten(0, 1)[place]), *chosen)
+
+    def _following(self, window: Window, changes: Tensor) -> Tensor:
+        """Return the observations (B, O) after normalised changes (B, O), kept within the data's box."""
+        step = changes * self.change * self.moving
+        return (window.observations[:, -1] + step).clamp(self.low, self.high)
+
+    def _by_member(self, member: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which rows each member has to imagine (M, K), filled up with row 0, and where each row went (B,)."""
+        counts = torch.bincount(member, minlength=self.members)
+        order = member.argsort(stable=True)
+        grouped, most = member[order], int(counts.max())
+        slot = torch.arange(len(member), device=member.device) - (counts.cumsum(0) - counts)[grouped]
+        rows = torch.zeros(self.members, most, dtype=torch.int64, device=member.device)
+        rows[grouped, slot] = order
+        return rows, torch.empty_like(order).scatter_(0, order, grouped * most + slot)
 
     def loss(self, window: Window, outcome: Outcome, generator: torch.Generator) -> dict[str, Tensor]:
         """Return losses, to be summed, of a batch for each member: windows (M, B, L, O) and outcomes (M, B, ...)."""
@@ -201,9 +238,11 @@ class StateWorldModel(nn.Module):
         )
         return loss
 
-    def _process(self, device: torch.device) -> GaussianProcess:
-        options = self.config.diffusion
-        if options.steps == 1:
-            one = torch.ones(1)
-            return GaussianProcess(one, options.sigma_max * one, "sample", device)
-        return edm(options.steps, options.sigma_min, options.sigma_max, options.rho, "sample").to(device)
+
+@lru_cache(maxsize=32)
+def _process(options: DiffusionSteps, device: torch.device) -> GaussianProcess:
+    """Return the sampler's noise levels; kept, because at small batches making them costs as much as a network."""
+    if options.steps == 1:
+        one = torch.ones(1)
+        return GaussianProcess(one, options.sigma_max * one, "sample", device)
+    return edm(options.steps, options.sigma_min, options.sigma_max, options.rho, "sample").to(device)

@@ -105,3 +105,16 @@ def test_nan_in_the_data_and_options_that_cannot_be_are_refused(line_world: Call
     for options in ({"members": 0}, {"kind": "magic"}, {"two_hot_bins": 1}, {"relative": [[1]]}):
         with pytest.raises(WorldModelError):
             WorldModelConfig(**options)
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "diffusion"])
+def test_one_member_alone_expects_what_it_imagines_among_all(trained: Train, kind: str):
+    learner = trained(kind)
+    member = torch.tensor([1, 0, 1, 1, 0, 1, 1])
+    window = learner.windows.window(torch.arange(7))
+    imagined = learner.average.imagine(window, member, generator())
+    expected = learner.average.expect(window, member, generator())
+    for name in expected._fields:
+        torch.testing.assert_close(getattr(expected, name), getattr(imagined, name), rtol=1e-5, atol=1e-5)
+    nobody = learner.average.expect(window, torch.zeros(7, dtype=torch.int64), generator())
+    assert not torch.allclose(nobody.observations, expected.observations, rtol=0, atol=1e-5)
