@@ -50,8 +50,9 @@ def main(cfg: DictConfig) -> None:
     for name in ("checkpoint_every", "log_every"):
         if cfg[name] < 1:
             raise ConfigError(f"{name}={cfg[name]} must be at least 1 update")
-    run, subject = Path(cfg.run), load_subject(cfg, compute_device(cfg))
+    run = Path(cfg.run)
     with refused():
+        subject = load_subject(cfg, compute_device(cfg))
         aligner = make_aligner(cfg, subject)
         judge = subject.judge or make_monitor(cfg, subject, aligner)
     checkpoint = training.run(
@@ -86,11 +87,9 @@ def make_aligner(cfg: DictConfig, subject: Subject) -> Aligner:
     if cfg.anchor:
         terms.append(anchor(cfg, subject, online))
     config = replace(build(AlignConfig, cfg.align, "align"), seed=cfg.seed)
-    manifest = (subject.manifest or {"method": "align", "model": str(cfg.model)}) | {
-        "objective": name,
-        "reward": str(cfg.reward.name),
-        "version": diffpolicy.__version__,
-    }
+    # A policy stays one of its own method, which is what loads it.
+    manifest = {"method": "align", "version": diffpolicy.__version__} | (subject.manifest or {})
+    manifest["alignment"] = {"model": str(cfg.model), "objective": name, "reward": str(cfg.reward.name)}
     kind = PolicyAligner if subject.config is not None else Aligner
     return kind(subject.model, terms, config, manifest)
 

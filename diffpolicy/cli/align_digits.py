@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def digits_subject(cfg: DictConfig, device: torch.device) -> Subject:
     digits = load_digits()
     kind, wanted = cfg.digits.network, cfg.reward.get("digit", WANTED)
     network = base_network(kind, cfg.digits.updates, digits).to(device)
-    model = digits_model(kind, network, cfg.digits.steps)
+    made = digits_model(kind, network, cfg.digits.steps)
+    model = replace(made, process=made.process.to(device))
     proxy = DigitLikelihood(digits, wanted)
     own = is_own(cfg.reward) or cfg.reward.name == DIGITS
     reward = proxy if own else picture_reward(cfg.reward, "reward", device)

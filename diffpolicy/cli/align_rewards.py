@@ -53,7 +53,7 @@ def picture_reward(node: DictConfig, where: str, device: torch.device) -> Reward
         raise ConfigError(f"{where}.name={node.name} is none of {', '.join(REWARDS)}")
     missing = sorted(OmegaConf.missing_keys(node))
     if missing:
-        raise ConfigError(f"{where}={node.name} needs {where}.{missing[0]}=...")
+        raise ConfigError(f"{where}={node.name} needs {missing[0]}=...")
     options: Any = OmegaConf.to_container(node, resolve=True)
     del options["name"]
     try:

@@ -107,14 +107,14 @@ def pipeline_subject(cfg: DictConfig, device: torch.device) -> Subject:
 
 
 def prompts_of(cfg: DictConfig) -> list[str]:
-    """Return the prompts: a list, or the lines of a text file that are not empty; a single empty one for null.
+    """Return the prompts: a list, or the lines of a text file that are not empty; none for null.
 
     Raises:
         ConfigError: if there are none.
     """
     given = cfg.prompts
     if given is None:
-        return [""]
+        return []
     if isinstance(given, ListConfig):
         prompts = [str(each) for each in given]
     else:

@@ -21,6 +21,7 @@ BENCHES = {
     "fisor-act": ("diffpolicy.cli.benches.fisor", "fisor_act"),
     "latency": ("diffpolicy.cli.benches.chunks", "latency"),
     "unet": ("diffpolicy.cli.benches.chunks", "unet"),
+    "align": ("diffpolicy.cli.benches.align", "align"),
 }
 
 

@@ -59,12 +59,14 @@ def debugging() -> bool:
 def one_line(error: Exception) -> str | None:
     """Return the sentence for an error that its reader can mend, None for one that is a defect of ours."""
     if isinstance(error, ModuleNotFoundError):
-        package = (error.name or "").partition(".")[0]
+        if error.name is None:  # raised by those who say themselves what is missing
+            return str(error)
+        package = error.name.partition(".")[0]
         if package in OUR_PACKAGES:
             return None
         return (
             f"package '{package}' is missing: run `make setup`, or pip install "
-            "'diffpolicy[safety,collect,robotics,formats,export]'"
+            "'diffpolicy[safety,collect,robotics,formats,images,export]'"
         )
     ours = type(error).__module__.partition(".")[0] in OUR_PACKAGES
     if not ours and not isinstance(error, OSError):

@@ -1,0 +1,180 @@
+"""The verb align as a user types it, small: digits, a pipeline, a policy; stopped and resumed; and what goes wrong."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffpolicy import training
+from diffpolicy.alignment import Aligner
+from diffpolicy.cli.dispatch import dispatch
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "digits.updates=20",
+    "digits.steps=4",
+    "align.iterations=3",
+    "online.groups=2",
+    "online.group_size=4",
+    "monitor.every=2",
+    "monitor.samples=8",
+    "monitor.rule.manifold=null",
+    "monitor.rule.diversity=null",
+    "progress=false",
+    "threads=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFPOLICY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_digits_end_with_base_and_aligned_and_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch(["align", f"run={tmp_path}", *TINY]) == 0
+    out = capsys.readouterr().out
+    for row in ("reward ", "gold ", "distance to real samples", "diversity", "report: "):
+        assert row in out
+    assert "Settings" in (tmp_path / "report.html").read_text()
+    assert training.read_curves(tmp_path)["monitor/proxy"][0] == [2, 4, 6]
+    manifest = training.read_checkpoint(tmp_path).manifest
+    assert manifest["method"] == "align"
+    assert manifest["alignment"] == {"model": "digits", "objective": "nft", "reward": "own"}
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    update = Aligner.update
+
+    def interrupted(aligner: Aligner, step: int) -> dict[str, object]:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(aligner, step)
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert dispatch(["align", f"run={whole}", *TINY]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Aligner, "update", interrupted)
+        assert dispatch(["align", f"run={stopped}", *TINY]) == 130
+    assert f"run={stopped}" in capsys.readouterr().err
+    assert training.read_checkpoint(stopped).step == 4
+    assert dispatch(["align", f"run={stopped}", *TINY]) == 0
+    first, second = training.read_checkpoint(whole), training.read_checkpoint(stopped)
+    assert first.step == second.step == 6
+    assert first.manifest["sha256"] == second.manifest["sha256"]
+
+
+@pytest.mark.parametrize("objective", ["rwr", "ddpo", "dpok", "draft_lv", "find", "sft"])
+def test_other_families_learn_on_the_digits(objective: str, tmp_path: Path) -> None:
+    anchor = [] if objective == "sft" else ["anchor=0.1"]
+    assert dispatch(["align", f"objective={objective}", f"run={tmp_path}", *anchor, *TINY]) == 0
+    assert training.read_checkpoint(tmp_path).step == 6
+
+
+def test_comparisons_in_a_file_are_learnt_from(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.npz"
+    np.savez(file, winner=np.ones((8, 64), np.float32), loser=np.zeros((8, 64), np.float32))
+    command = ["align", "objective=diffusion_dpo", f"data={file}", f"run={tmp_path / 'run'}", *TINY]
+    assert dispatch(command) == 0
+    curves = training.read_curves(tmp_path / "run")
+    assert "winner_error" in curves
+    assert set(curves["reward_calls"][1]) == {0.0}
+
+
+def test_a_pipeline_leaves_an_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from tests.alignment.pipelines.conftest import build
+
+    build("sd").save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    words = [
+        "align",
+        f"model={tmp_path / 'model'}",
+        f"prompts={tmp_path / 'prompts.txt'}",
+        "pipeline.steps=3",
+    ]
+    small = ["align.iterations=1", "online.groups=2", "online.group_size=2", "monitor.samples=4"]
+    assert dispatch([*words, "reward=jpeg", f"run={tmp_path / 'run'}", *small, "progress=false"]) == 0
+    assert (tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+    assert "load_lora_weights" in capsys.readouterr().out
+    assert dispatch([*words, f"run={tmp_path / 'none'}"]) == 2
+    assert "reward=jpeg" in capsys.readouterr().err
+
+
+def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gym_pusht")
+    run, aligned = tmp_path / "run", tmp_path / "aligned"
+    small = [
+        "policy.network.hidden=[16]",
+        "policy.optimizer.updates=2",
+        "policy.optimizer.batch=16",
+        "judge=null",
+    ]
+    assert dispatch(["train", "policy=diffusion_mlp", "task=pusht", f"run={run}", *small]) == 0
+    words = [
+        "align",
+        f"model={run}",
+        f"run={aligned}",
+        "progress=false",
+        "online.groups=1",
+        "online.group_size=2",
+    ]
+    few = ["align.iterations=1", "policy.decisions=2", "policy.judge.episodes=1", "policy.until_best=false"]
+    assert dispatch([*words, *few]) == 0
+    assert f"diffpolicy evaluate checkpoint={aligned}" in capsys.readouterr().out
+    arms = ["arms=[ddim_5@8]", "headline=ddim_5@8", "reference=ddim_5@8", "episodes=1"]
+    assert dispatch(["evaluate", f"checkpoint={aligned}", *arms, f"run={tmp_path / 'out'}"]) == 0
+    assert dispatch([*words, "reward=jpeg"]) == 2
+    assert "rated by its task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["objective=nfft"], "did you mean 'nft'"),
+        (["reward=jpg"], "did you mean 'jpeg'"),
+        (["objective.bta=1"], "did you mean 'objective.beta'"),
+        (["objective.beta=-1"], "beta > 0"),
+        (["objective.beta=high"], "objective.beta must be float"),
+        (["online.group_size=1"], "two samples or more"),
+        (["model=nowhere", "reward=jpeg"], "no diffusers pipeline at 'nowhere'"),
+        (["reward=pickscore"], "needs reward.path=..."),
+        (["reward=clip", "reward.path=/nowhere"], "no folder /nowhere"),
+        (["objective=draft_k", "reward=jpeg"], "JPEGSize has none"),
+        (["data=nowhere.npz"], "no such file"),
+        (["data={wrong}"], "comparisons are 'winner' and 'loser'"),
+        (["data={scalar}"], "samples of this model are (64,)"),
+        (["anchor=-1"], "positive weight"),
+        (["digits.network=mpl"], "mlp, unet"),
+        (["log_every=0"], "at least 1 update"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong, scalar = tmp_path / "wrong.npz", tmp_path / "scalar.npz"
+    np.savez(wrong, pictures=np.zeros((2, 64)))
+    np.savez(scalar, clean=np.zeros(2))
+    given = [word.format(wrong=wrong, scalar=scalar) for word in words]
+    assert dispatch(["align", f"run={tmp_path / 'run'}", *TINY, *given]) in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert message in error
+
+
+def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "align.md").read_text(), flags=re.DOTALL)
+    exec(compile(snippet, "docs/align.md", "exec"), {"__name__": "example"})  # noqa: S102
+    assert training.read_checkpoint(tmp_path / "runs" / "mine").step == 20
