@@ -6,6 +6,7 @@ those of scikit-learn (Alpaydin and Kaynak 1998), 1797 of them; they are made wi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -68,7 +69,7 @@ class DigitsMLP(nn.Module):
         super().__init__()
         sizes = (PIXELS + 2 * FREQUENCIES, width, width, width)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.SiLU()]
         self.trunk = nn.Sequential(*layers, nn.Linear(width, PIXELS))
         _initialise(self, generator)
@@ -82,13 +83,13 @@ class DigitsMLP(nn.Module):
 
 
 class DigitsUNet(nn.Module):
-    """Predicts the velocity (B, 1, 8, 8) of pictures (B, 1, 8, 8): a UNet of the diffusers library, 0.6 M parameters."""
+    """Predicts the velocity (B, 1, 8, 8) of pictures (B, 1, 8, 8): a UNet of diffusers, 0.6 M parameters."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
         from diffusers import UNet2DModel  # slow to import, and only needed here
 
-        self.unet = UNet2DModel(
+        self.unet: Any = UNet2DModel(  # type: ignore[no-untyped-call]
             sample_size=SIDE,
             in_channels=1,
             out_channels=1,
@@ -174,7 +175,7 @@ class DigitLikelihood(Reward):
     def __init__(self, digits: Digits, wanted: int = 3) -> None:
         from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-        classifier = LogisticRegression(max_iter=2000)
+        classifier = LogisticRegression(C=0.1, max_iter=2000)
         classifier.fit(digits.train[:PROXY_TRAINING].numpy(), digits.train_class[:PROXY_TRAINING].numpy())
         self.wanted = wanted
         self.weight = torch.as_tensor(classifier.coef_, dtype=torch.float32)

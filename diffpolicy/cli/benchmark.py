@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 SUITES = {
     "safe-offline": "diffpolicy.cli.suites.safe_offline",
+    "align-digits": "diffpolicy.cli.suites.align_digits",
     "rti": "diffpolicy.cli.suites.rti",
     "align-pusht": "diffpolicy.cli.suites.align_pusht",
 }
