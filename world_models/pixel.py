@@ -1,0 +1,164 @@
+"""A world model of pixels: the next frame by diffusion, and what it means."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffpolicy.diffusion import Sampler, edm
+from diffpolicy.networks.layers import linear
+from world_models.errors import WorldModelError
+from world_models.frames import FrameOutcome, FrameWindows
+from world_models.outcomes import OutcomeHeads
+from world_models.pixel_config import PixelConfig
+from world_models.state import Imagined
+from world_models.two_hot import encode
+from world_models.unet2d import SIZES, UNet2D
+from world_models.windows import FrameWindow
+
+
+class Preconditioning(NamedTuple):
+    """EDM's factors at some noise levels, of their shape."""
+
+    c_in: Tensor
+    c_skip: Tensor
+    c_out: Tensor
+    c_noise: Tensor
+
+
+def preconditioning(sigma: Tensor, data: float, offset: float) -> Preconditioning:
+    """Return the factors for noise of deviation `sigma`, beside offset noise, on pixels of deviation `data`.
+
+    Karras et al. 2022, table 1, at s = sqrt(sigma^2 + offset^2), as in DIAMOND: what the network sees and what it is to
+    say both have unit variance.
+    """
+    variance = sigma.square() + offset**2
+    c_skip = data**2 / (variance + data**2)
+    return Preconditioning(
+        (variance + data**2).rsqrt(), c_skip, (variance * c_skip).sqrt(), variance.log() / 8.0
+    )
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """Return frames (..., S, S, 3) uint8 as pixels (..., 3, S, S) in [-1, 1]."""
+    return frames.movedim(-1, -3).float() / 127.5 - 1.0
+
+
+def to_frames(pixels: Tensor) -> Tensor:
+    """Return pixels (..., 3, S, S), cut to [-1, 1], as frames (..., S, S, 3) uint8, the nearest of 256 steps."""
+    return ((pixels.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).movedim(-3, -1)
+
+
+class PixelWorldModel(nn.Module):
+    """Predicts the next frame from `history` frames and actions by diffusion, and from it success, cost and the end.
+
+    DIAMOND's denoiser (Alonso et al. 2024) for actions that are numbers, two-hot as in World4RL (Jiang et al. 2025). It
+    is one network: `uncertainty` is 0, for it does not know how sure it is.
+    """
+
+    def __init__(self, config: PixelConfig, action_size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.action_size = config, action_size
+        size = SIZES[config.network]
+        self.unet = UNet2D(3 * (config.history + 1), 3, size, generator)
+        self.actions = linear(config.history * action_size * config.bins, size.condition, generator)
+        self.expand = linear(size.condition, size.condition, generator)
+        self.contract = linear(size.condition, size.condition, generator)
+        self.heads = OutcomeHeads(config.history, config.size, generator)
+        # Random frequencies for the noise level (Tancik et al. 2020), and a vector for each task.
+        frequencies = torch.empty(size.condition // 2, device=self.actions.weight.device)
+        self.register_buffer("frequencies", frequencies.normal_(generator=generator))
+        tasks = torch.empty(config.tasks, size.condition, device=self.actions.weight.device)
+        self.tasks = nn.Parameter(tasks.normal_(generator=generator)) if config.tasks > 1 else None
+
+    frequencies: Tensor
+
+    @property
+    def members(self) -> int:
+        """How many networks there are: one."""
+        return 1
+
+    def fit(self, windows: FrameWindows) -> None:
+        """Take how frequent outcomes are from the transitions of a dataset.
+
+        Raises:
+            WorldModelError: if it is not one that the model can be trained on.
+        """
+        if int(windows.tasks.max()) >= self.config.tasks:
+            raise WorldModelError(
+                f"the data have a task {int(windows.tasks.max())}, the model knows 0 to {self.config.tasks - 1}: give "
+                "it more tasks"
+            )
+        self.heads.frequency.copy_(windows.labels.double().mean(0))
+
+    def condition(self, window: FrameWindow, c_noise: Tensor) -> Tensor:
+        """Return the condition vector (B, K) of windows of B moments at noise levels c_noise (B,)."""
+        phase = 2.0 * torch.pi * c_noise[:, None] * self.frequencies
+        told = torch.cat([phase.cos(), phase.sin()], dim=-1)
+        told = told + self.actions(encode(window.actions, self.config.bins).flatten(1))
+        if self.tasks is not None:
+            told = told + self.tasks[window.tasks]
+        output: Tensor = self.contract(F.silu(self.expand(told)))
+        return output
+
+    def raw(self, noisy: Tensor, factors: Preconditioning, window: FrameWindow) -> Tensor:
+        """Return what the network says (B, 3, S, S) of noisy pixels (B, 3, S, S), for factors (B,)."""
+        shown = to_pixels(window.observations).flatten(1, 2) / self.config.noise.data
+        maps = torch.cat([shown, factors.c_in[:, None, None, None] * noisy], dim=1)
+        output: Tensor = self.unet(maps, self.condition(window, factors.c_noise))
+        return output
+
+    def denoise(self, noisy: Tensor, sigma: Tensor, window: FrameWindow) -> Tensor:
+        """Return the predicted clean pixels (B, 3, S, S) of noisy ones at noise levels sigma (B,)."""
+        factors = preconditioning(sigma, self.config.noise.data, self.config.noise.offset)
+        _, c_skip, c_out, _ = (each[:, None, None, None] for each in factors)
+        return c_skip * noisy + c_out * self.raw(noisy, factors, window)
+
+    @torch.no_grad()
+    def next_frames(self, window: FrameWindow, generator: torch.Generator) -> Tensor:
+        """Return frames (B, S, S, 3) uint8 drawn for what comes next; each prediction on the way is a real frame."""
+        options = self.config.noise
+        process = edm(options.steps, options.sigma_min, options.sigma_max, options.rho, "sample")
+        process = process.to(generator.device)
+
+        def denoiser(noisy: Tensor, level: Tensor, shown: FrameWindow) -> Tensor:
+            return to_pixels(to_frames(self.denoise(noisy, process.noise[level], shown)))
+
+        sampler = Sampler(process, "ddim", tuple(range(options.steps - 1, -1, -1)))
+        noise = sampler.draw((len(window.actions), 3, self.config.size, self.config.size), generator)
+        return to_frames(sampler.sample(denoiser, window, noise))
+
+    @torch.no_grad()
+    def imagine(self, window: FrameWindow, member: Tensor, generator: torch.Generator) -> Imagined:
+        """Return what comes of windows of B moments; a reward is 1 where success is likelier than not, else 0."""
+        frames = self.next_frames(window, generator)
+        success, cost, termination = self.outcomes(window, frames).unbind(-1)
+        return Imagined(frames, (success > 0.5).float(), cost, termination, torch.zeros_like(cost))
+
+    def outcomes(self, window: FrameWindow, next_frames: Tensor) -> Tensor:
+        """Return the probabilities (B, 3) of success, cost and termination where frames (B, S, S, 3) come next."""
+        return self.heads.probabilities(to_pixels(window.observations).flatten(1, 2), to_pixels(next_frames))
+
+    def dynamics_loss(
+        self, window: FrameWindow, next_frames: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of predicting frames (B, S, S, 3) at random noise levels, and the frames predicted."""
+        options = self.config.noise
+        clean = to_pixels(next_frames)
+        sigma, offset, noise = (
+            torch.empty(shape, device=clean.device).normal_(generator=generator)
+            for shape in ((len(clean),), (len(clean), 3, 1, 1), clean.shape)
+        )
+        sigma = (options.mean + options.std * sigma).exp().clamp(options.lowest, options.highest)
+        noisy = clean + sigma[:, None, None, None] * noise + options.offset * offset
+        factors = preconditioning(sigma, options.data, options.offset)
+        _, c_skip, c_out, _ = (each[:, None, None, None] for each in factors)
+        said = self.raw(noisy, factors, window)
+        predicted = to_frames((c_skip * noisy + c_out * said).detach())
+        return F.mse_loss(said, (clean - c_skip * noisy) / c_out), predicted
+
+    def outcome_loss(self, window: FrameWindow, outcome: FrameOutcome) -> Tensor:
+        """Return the losses (3,) of telling success, cost and termination from real frames."""
+        shown = to_pixels(window.observations).flatten(1, 2)
+        return self.heads.loss(shown, to_pixels(outcome.next_frames), outcome.labels)

@@ -1,0 +1,84 @@
+"""What decides how a world model of pixels is made and trained."""
+
+from dataclasses import dataclass, field
+
+from world_models.errors import WorldModelError
+from world_models.unet2d import SIZES
+
+
+@dataclass(frozen=True)
+class PixelNoise:
+    """Noise of the diffusion model, for pixels in [-1, 1] (DIAMOND, Alonso et al. 2024).
+
+    Training draws `exp(N(mean, std^2))`, cut to [lowest, highest], and adds to it noise of deviation `offset` that is
+    the same over a whole channel, so that brightness is learnt too. Three Euler steps go from sigma_max over EDM's grid
+    of exponent `rho` to sigma_min and then to the clean frame: 5, 0.28308, 0.002, 0.
+    """
+
+    mean: float = -0.4
+    std: float = 1.2
+    lowest: float = 2e-3
+    highest: float = 20.0
+    offset: float = 0.3
+    data: float = 0.5
+    steps: int = 3
+    sigma_min: float = 2e-3
+    sigma_max: float = 5.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if (
+            self.steps < 2
+            or not 0.0 < self.sigma_min < self.sigma_max
+            or not 0.0 < self.lowest < self.highest
+        ):
+            raise WorldModelError(
+                f"noise needs two steps or more, sigma_min < sigma_max and lowest < highest, above 0, got {self}"
+            )
+        if not self.std > 0.0 or not self.data > 0.0 or self.offset < 0.0:
+            raise WorldModelError(f"noise needs std and data above 0 and an offset of 0 or more, got {self}")
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """A world model of pixels, and how it is trained.
+
+    `network` is one of "tiny", "diamond" and "world4rl"; frames have `size` pixels on a side, and `history` of them are
+    shown with the actions taken on them, two-hot in `bins`. A frame is predicted `autoregressive` times in a row in an
+    update, from the model's own frames after the first. `camera` may be left out where there is one only. A transition
+    is a success if its reward reaches `success_reward`. The optimiser is DIAMOND's: AdamW, its rate growing over
+    `warm_up` updates, and gradients clipped at a norm of 1.
+    """
+
+    network: str = "tiny"
+    size: int = 48
+    history: int = 4
+    bins: int = 21
+    tasks: int = 1
+    camera: str | None = None
+    success_reward: float = 1.0
+    noise: PixelNoise = field(default_factory=PixelNoise)
+    updates: int = 20_000
+    batch: int = 32
+    autoregressive: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-2
+    warm_up: int = 100
+    clip: float = 1.0
+    average_decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        if self.network not in SIZES:
+            raise WorldModelError(f"a network is one of {', '.join(SIZES)}, not {self.network!r}")
+        multiple = 2 ** (len(SIZES[self.network].channels) - 1)
+        if self.size < 8 or self.size % multiple:
+            raise WorldModelError(
+                f"frames for {self.network!r} have sides of 8 pixels or more, in multiples of {multiple}, "
+                f"not {self.size}"
+            )
+        counts = self.history, self.tasks, self.updates, self.batch, self.autoregressive, self.warm_up
+        if min(counts) < 1 or self.bins < 2:
+            raise WorldModelError(
+                "a world model of pixels has one or more frames of history, tasks, updates, samples in a batch, "
+                f"predictions in a row and updates to warm up, and at least two bins, got {self}"
+            )

@@ -1,0 +1,152 @@
+"""Trains a world model of pixels; a learner for `training.run`."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.data import OfflineDataset
+from diffpolicy.training import Checkpoint
+from world_models.errors import WorldModelError
+from world_models.frames import OUTCOMES, FrameWindows
+from world_models.pixel import PixelWorldModel
+from world_models.pixel_config import PixelConfig, PixelNoise
+from world_models.windows import advance
+
+METHOD = "pixel_world_model"
+
+
+class PixelLearner:
+    """Trains the denoiser and the heads, each on batches of its own, and keeps a moving average of the weights.
+
+    `tasks` (E,) int64 says to which task each episode belongs; the random numbers are those of `seed`.
+    """
+
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        config: PixelConfig,
+        seed: int,
+        device: torch.device | str = "cpu",
+        description: Mapping[str, Any] | None = None,
+        tasks: Tensor | None = None,
+    ) -> None:
+        self.config, self.total_steps = config, config.updates
+        self.windows = FrameWindows(
+            dataset, config.history, config.size, device, config.camera, config.success_reward, tasks
+        )
+        self._followed = self.windows.followed(config.autoregressive)
+        model = PixelWorldModel(config, dataset.action_size, torch.Generator().manual_seed(2 * seed)).to(
+            device
+        )
+        model.fit(self.windows)
+        self.trained = model
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.generator = torch.Generator(device).manual_seed(2 * seed + 1)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.description = {"seed": seed, **(description or {})}
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Make update number `step` (from 0)."""
+        rate = self.config.learning_rate * min(1.0, (step + 1) / self.config.warm_up)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = {"dynamics": self._learn_dynamics(), **self._learn_outcomes()}
+        # The heads share nothing with the denoiser, so the gradient of the one does not cut that of the other.
+        heads = list(self.trained.heads.parameters())
+        known = {id(parameter) for parameter in heads}
+        others = [each for each in self.trained.parameters() if id(each) not in known]
+        for parameters in (heads, others):
+            nn.utils.clip_grad_norm_(parameters, self.config.clip)
+        self.optimizer.step()
+        self._update_average(min(self.config.average_decay, (1.0 + step) / (10.0 + step)))
+        return losses
+
+    def _learn_dynamics(self) -> Tensor:
+        """Add the gradient of predicting some frames in a row, from the model's own after the first."""
+        count = self.config.autoregressive
+        index = self._followed[self._drawn(len(self._followed))]
+        window = self.windows.window(index)
+        total = torch.zeros((), device=index.device)
+        for ahead in range(count):
+            truth = self.windows.outcome(index + ahead).next_frames
+            loss, predicted = self.trained.dynamics_loss(window, truth, self.generator)
+            (loss / count).backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach() / count
+            if ahead + 1 < count:
+                window = advance(window, predicted, self.windows.actions[index + ahead + 1])
+        return total
+
+    def _learn_outcomes(self) -> dict[str, Tensor]:
+        index = self._drawn(len(self.windows))
+        losses = self.trained.outcome_loss(self.windows.window(index), self.windows.outcome(index))
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return dict(zip(OUTCOMES, losses.detach().unbind(), strict=True))
+
+    def _drawn(self, count: int) -> Tensor:
+        shape, device = (self.config.batch,), self.generator.device
+        return torch.randint(count, shape, generator=self.generator, device=device)
+
+    @torch.no_grad()
+    def _update_average(self, decay: float) -> None:
+        average: list[Tensor] = list(self.average.parameters())
+        trained: list[Tensor] = list(self.trained.parameters())
+        torch._foreach_lerp_(average, trained, 1.0 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that training goes on from."""
+        return {
+            "trained": self.trained.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a `state()`."""
+        self.trained.load_state_dict(state["trained"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+
+    def model(self) -> dict[str, Tensor]:
+        """Return the averaged weights, with what they are told of the data."""
+        return self.average.state_dict()
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what a reader must know to rebuild the model."""
+        frequency = self.average.heads.frequency.tolist()
+        return {
+            "method": METHOD,
+            "pixel_world_model": asdict(self.config),
+            "action_size": self.average.action_size,
+            "parameters": sum(parameter.numel() for parameter in self.average.parameters()),
+            "transitions": len(self.windows),
+            "outcomes": dict(zip(OUTCOMES, frequency, strict=True)),
+            **self.description,
+        }
+
+
+def load_pixel_world_model(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> PixelWorldModel:
+    """Return the world model of a checkpoint, frozen.
+
+    Raises:
+        WorldModelError: if the checkpoint holds something else.
+    """
+    manifest = checkpoint.manifest
+    if manifest.get("method") != METHOD:
+        raise WorldModelError(
+            f"{checkpoint.path} holds {manifest.get('method', 'something')!r}, not a world model of pixels: name a "
+            "checkpoint of one"
+        )
+    stored = dict(manifest["pixel_world_model"])
+    config = PixelConfig(**stored | {"noise": PixelNoise(**stored["noise"])})
+    model = PixelWorldModel(config, manifest["action_size"], torch.Generator())
+    model.load_state_dict(checkpoint.model)
+    return model.to(device).requires_grad_(False).eval()
