@@ -64,8 +64,10 @@ def main(cfg: DictConfig) -> None:
         progress=cfg.progress,
         judge=judge,
     )
-    take_best(aligner, run)
-    lines = [*summary(run), f"checkpoint: {checkpoint}"]
+    best = training.best_checkpoint(run)
+    if best != run:
+        take(aligner, best)
+    lines = [*summary(run), f"checkpoint: {checkpoint if best == run else best}"]
     if isinstance(judge, Monitor):
         lines.append(f"report:     {write_report(run)}")
     lines += subject.keep(run)
@@ -142,12 +144,9 @@ def stored_config(cfg: DictConfig, subject: Subject) -> dict[str, Any]:
     return kept if subject.config is None else {**subject.config, "align": kept}
 
 
-def take_best(aligner: Aligner, run: Path) -> None:
-    """Put the best judged weights into the role that is trained, for what is kept beside the checkpoints."""
-    best = training.best_checkpoint(run)
-    if best == run:
-        return
-    stored, roles = training.read_checkpoint(best).model, aligner.model_to_align.roles
+def take(aligner: Aligner, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into the role that is trained, for what is kept beside the checkpoints."""
+    stored, roles = training.read_checkpoint(checkpoint).model, aligner.model_to_align.roles
     with torch.no_grad():
         for name, tensor in roles.model().items():
             tensor.copy_(stored[name])
