@@ -43,6 +43,22 @@ class Heads(NamedTuple):
     termination_precision: float
 
 
+def hold_out(dataset: OfflineDataset, share: float, seed: int) -> Tensor:
+    """Return the numbers (H,) int64, ascending, of a `share` of the episodes, drawn at random; at least one.
+
+    Raises:
+        WorldModelError: if no episode would be left to learn from, or the share is not between 0 and 1.
+    """
+    count = max(1, round(share * dataset.num_episodes))
+    if not 0.0 < share < 1.0 or count >= dataset.num_episodes:
+        raise WorldModelError(
+            f"a share of {share:g} of {dataset.num_episodes} episodes cannot be held out: it takes a share between 0 "
+            "and 1, and two episodes or more"
+        )
+    order = torch.randperm(dataset.num_episodes, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
+
+
 def starts_of(dataset: OfflineDataset, steps: int, count: int, seed: int) -> Tensor:
     """Return up to `count` transitions (S,) int64 that `steps` more follow in their episode, drawn at random.
 

@@ -10,7 +10,7 @@ from diffpolicy import __version__
 from diffpolicy.cli.verbs import VERBS, Verb
 
 DEBUG_SWITCHES = ("DIFFPOLICY_DEBUG", "HYDRA_FULL_ERROR")
-OUR_PACKAGES = {"diffpolicy", "envs"}
+OUR_PACKAGES = {"diffpolicy", "envs", "world_models"}
 
 
 def dispatch(arguments: Sequence[str], verbs: Mapping[str, Verb] = VERBS) -> int:

@@ -22,6 +22,9 @@ VERBS: dict[str, Verb] = {
     "collect": Verb("diffpolicy.cli.collect", "make an offline dataset where none can be downloaded"),
     "data": Verb("diffpolicy.cli.data", "check, fetch or describe a dataset file", "argparse"),
     "train": Verb("diffpolicy.cli.train", "train policies on an offline dataset, or resume a run"),
+    "train-world-model": Verb(
+        "diffpolicy.cli.train_world_model", "learn what actions do, to imagine and refine policies in"
+    ),
     "align": Verb(
         "diffpolicy.cli.align", "fine-tune digits, images or a chunk policy on rewards or comparisons"
     ),

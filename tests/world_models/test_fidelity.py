@@ -10,6 +10,7 @@ from world_models.fidelity import (
     action_following,
     calibration,
     heads,
+    hold_out,
     open_loop,
     rank_correlation,
     starts_of,
@@ -42,6 +43,18 @@ def test_starts_have_the_steps_they_need(line_world: World):
     assert len(starts) == int((dataset.episode_lengths - 11).clamp(min=0).sum())
     with pytest.raises(WorldModelError, match="no held-out episode"):
         starts_of(dataset, 1000, 10, seed=0)
+
+
+def test_a_share_of_the_episodes_is_held_out_and_the_same_for_the_same_seed(line_world: World):
+    dataset = line_world(episodes=20)
+    held = hold_out(dataset, 0.1, seed=3)
+    assert len(held) == 2
+    assert held.tolist() == hold_out(dataset, 0.1, seed=3).tolist() == sorted(held.tolist())
+    assert held.tolist() != hold_out(dataset, 0.1, seed=4).tolist()
+    assert len(hold_out(dataset, 0.001, seed=0)) == 1
+    for episodes, share in ((1, 0.5), (20, 0.0), (20, 0.99)):
+        with pytest.raises(WorldModelError, match="cannot be held out"):
+            hold_out(line_world(episodes=episodes), share, seed=0)
 
 
 def test_heads_know_rewards_and_costs_and_an_untrained_model_does_not(trained: Train, line_world: World):

@@ -1,0 +1,177 @@
+"""`diffpolicy train-world-model`: what actions do, learnt from an offline dataset; resumes a stopped run."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+import diffpolicy
+import envs
+from diffpolicy import data, training
+from diffpolicy.cli.common import compute_device, dataset_path, listed, load_dataset
+from diffpolicy.cli.config import build
+from diffpolicy.cli.errors import ConfigError
+from world_models import StateWorldModel, Windows, WorldModelConfig, WorldModelLearner, load_world_model
+from world_models.assessment import Assessment, assess
+from world_models.fidelity import hold_out, open_loop, starts_of
+
+FIDELITY = "fidelity.json"
+
+
+@dataclass(frozen=True)
+class HoldOutConfig:
+    """Which episodes the model never sees: a `share` of them, drawn with a `seed`."""
+
+    share: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Checkpoints are judged `every` so many updates by their error after `horizon` steps from `starts` moments."""
+
+    every: int = 1000
+    horizon: int = 15
+    starts: int = 256
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.horizon, self.starts) < 1:
+            raise ConfigError("judge needs every >= 1, horizon >= 1 and starts >= 1")
+
+
+class OpenLoopJudge:
+    """Scores a checkpoint by its open-loop error on held-out episodes; a `training.Judge`."""
+
+    def __init__(self, held_out: data.OfflineDataset, config: JudgeConfig, device: torch.device) -> None:
+        self.every = config.every
+        self._horizon = min(config.horizon, int(held_out.episode_lengths.max()))
+        self._held_out, self._device = held_out, device
+        self._starts = starts_of(held_out, self._horizon, config.starts, seed=0).to(device)
+
+    def __call__(self, checkpoint: Path) -> training.Verdict:
+        """Imagine from the same moments every time."""
+        model = load_world_model(training.read_checkpoint(checkpoint), self._device)
+        windows = Windows(self._held_out, model.config.history, self._device)
+        found = open_loop(model, windows, self._starts, sorted({1, self._horizon}))
+        first, last = found.errors[0].mean().item(), found.errors[-1].mean().item()
+        values = {"open_loop/1": first, f"open_loop/{self._horizon}": last}
+        return training.Verdict(-last, values)
+
+
+def main(cfg: DictConfig) -> None:
+    """Train what `cfg` describes in the folder `cfg.run`, and say how true it is."""
+    checkpoint = train(cfg)
+    console = Console(soft_wrap=True, highlight=False)
+    model, held_out = trained(cfg, checkpoint)
+    found = assess(model, held_out, listed(cfg, "horizons", int), cfg.starts)
+    print_table(found, console)
+    (Path(cfg.run) / FIDELITY).write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
+    console.print(f"fidelity: {Path(cfg.run) / FIDELITY}\ntrained:  {checkpoint}")
+
+
+def train(cfg: DictConfig) -> Path:
+    """Train or resume in the folder `cfg.run` and return the checkpoint that the judge likes best."""
+    for name in ("checkpoint_every", "log_every", "starts"):
+        if cfg[name] < 1:
+            raise ConfigError(f"{name}={cfg[name]} must be at least 1")
+    device, task = compute_device(cfg), envs.task(cfg.task)
+    judging, holding = build(JudgeConfig, cfg.judge, "judge"), build(HoldOutConfig, cfg.hold_out, "hold_out")
+    path = dataset_path(task, cfg.data)
+    dataset, hashed = load_dataset(task, path), data.sha256(path)
+    held, config = hold_out(dataset, holding.share, holding.seed), model_config(cfg.world_model)
+    description = {
+        "task": task.id,
+        "data": {"file": path.name, "sha256": hashed},
+        "held_out": {**asdict(holding), "episodes": held.tolist()},
+        "version": diffpolicy.__version__,
+    }
+    learned, held_out = split(dataset, held)
+    learner = WorldModelLearner(learned, config, cfg.seed, device, description)
+    stored = {
+        "task": task.id,
+        "seed": cfg.seed,
+        "world_model": asdict(config),
+        "hold_out": asdict(holding),
+        "data_sha256": hashed,
+    }
+    training.run(
+        learner,
+        cfg.run,
+        stored,
+        checkpoint_every=cfg.checkpoint_every,
+        log_every=cfg.log_every,
+        progress=cfg.progress,
+        judge=OpenLoopJudge(held_out, judging, device),
+    )
+    return training.best_checkpoint(cfg.run)
+
+
+def model_config(node: DictConfig) -> WorldModelConfig:
+    """Return the model's configuration; ConfigError for what it does not know."""
+    options = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(options, dict)
+    return build(
+        WorldModelConfig, {str(key): value for key, value in options.items() if key != "name"}, "world_model"
+    )
+
+
+def split(
+    dataset: data.OfflineDataset, held: torch.Tensor
+) -> tuple[data.OfflineDataset, data.OfflineDataset]:
+    """Return the episodes that are learnt from, and those `held` (H,) out."""
+    kept = torch.ones(dataset.num_episodes, dtype=torch.bool)
+    kept[held] = False
+    return dataset.select(kept), dataset.select(held)
+
+
+def trained(cfg: DictConfig, path: Path) -> tuple[StateWorldModel, data.OfflineDataset]:
+    """Return the model of a checkpoint and the episodes that it has not seen."""
+    checkpoint = training.read_checkpoint(path)
+    task = envs.task(cfg.task)
+    held = torch.tensor(checkpoint.manifest["held_out"]["episodes"])
+    dataset = load_dataset(task, dataset_path(task, cfg.data))
+    return load_world_model(checkpoint, compute_device(cfg)), split(dataset, held)[1]
+
+
+def print_table(found: Assessment, console: Console) -> None:
+    """Print how true a model is to held-out episodes."""
+    table = Table(title=f"Held-out episodes, {found.found.errors.shape[1]} starts, the real actions")
+    for name in (
+        "steps",
+        "error",
+        "median",
+        "nothing moves",
+        "gain",
+        "return R2",
+        "cost",
+        "true cost",
+        "rank",
+    ):
+        table.add_column(name, justify="right")
+    for row in found.rows():
+        figures = (
+            row.error,
+            row.median,
+            row.persistence,
+            row.gain,
+            row.return_r2,
+            row.cost,
+            row.true_cost,
+            row.rank,
+        )
+        table.add_row(str(row.steps), *(_figure(figure) for figure in figures))
+    console.print(table)
+    heads: dict[str, Any] = found.heads._asdict()
+    console.print("errors in deviations of the data; rank: Spearman's correlation of uncertainty and error")
+    console.print("one step:  " + "  ".join(f"{name} {_figure(value)}" for name, value in heads.items()))
+    console.print(f"actions:   errors grow {found.following:.3g} times with another moment's actions")
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"

@@ -1,0 +1,91 @@
+"""`diffpolicy train-world-model` as a user types it, small."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpolicy import data, training
+from diffpolicy.cli.dispatch import dispatch
+from world_models import load_world_model
+
+TINY = [
+    "task=PointRobot",
+    "world_model.updates=150",
+    "world_model.members=2",
+    "world_model.hidden=[32]",
+    "world_model.head_hidden=[16]",
+    "world_model.learning_rate=5e-3",
+    "world_model.batch=64",
+    "judge.every=50",
+    "judge.starts=16",
+    "starts=40",
+    "checkpoint_every=50",
+    "log_every=50",
+    "progress=false",
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "point_robot.hdf5"
+    arguments = ["collect", "task=PointRobot", "steps=4000", f"to={path}", f"run={path.parent / 'collect'}"]
+    assert dispatch([*arguments, "progress=false"]) == 0
+    return path
+
+
+@pytest.mark.parametrize("kind", ["state_deterministic", "state_diffusion"])
+def test_it_learns_and_says_how_true_it_is(
+    dataset: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["train-world-model", f"data={dataset}", f"run={run}", f"world_model={kind}", *TINY]
+    assert dispatch(arguments) == 0
+    best = training.read_checkpoint(training.best_checkpoint(run))
+    episodes = data.load(dataset).num_episodes
+    held = best.manifest["held_out"]
+    assert held["share"] == 0.1
+    assert len(held["episodes"]) == round(0.1 * episodes)
+    assert best.manifest["data"]["sha256"] == data.sha256(dataset)
+    judged = json.loads((run / "judged.json").read_text())
+    assert sorted(judged) == ["100", "150", "50"]
+    assert max(judged, key=lambda step: judged[step]) == str(best.step)
+    found = json.loads((run / "fidelity.json").read_text())
+    assert [row["steps"] for row in found["horizons"]] == [1, 5, 15, 50]
+    assert found["horizons"][0]["gain"] > 1.0
+    assert load_world_model(best).config.kind == kind.removeprefix("state_")
+    weights = best.path / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert dispatch(arguments) == 0  # done already
+    assert weights.stat().st_mtime_ns == before
+    assert dispatch([*arguments, "seed=1"]) == 1
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(dataset: Path, tmp_path: Path) -> None:
+    folders = tmp_path / "whole", tmp_path / "halves"
+    arguments = ["train-world-model", f"data={dataset}", *TINY]
+    assert dispatch([*arguments, f"run={folders[0]}"]) == 0
+    assert dispatch([*arguments, f"run={folders[1]}"]) == 0
+    steps = sorted((folders[1] / "checkpoints").iterdir())
+    for later in steps[-1:]:  # as if it had been killed before its last checkpoint
+        for file in later.iterdir():
+            file.unlink()
+        later.rmdir()
+    assert dispatch([*arguments, f"run={folders[1]}"]) == 0
+    whole, halves = (training.read_checkpoint(training.latest_checkpoint(folder)).model for folder in folders)
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+def test_what_cannot_be_is_refused(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train-world-model", f"data={dataset}", f"run={tmp_path}", *TINY]
+    for wrong, hint in (
+        ("hold_out.share=1.0", "cannot be held out"),
+        ("world_model.kind=magic", "one of"),
+        ("+world_model.membres=3", "members"),
+        ("judge.every=0", "every >= 1"),
+        ("task=BallCircle", "is it another task's"),
+    ):
+        assert dispatch([*arguments, wrong]) != 0
+        assert hint in capsys.readouterr().err
