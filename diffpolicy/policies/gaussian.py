@@ -1,0 +1,163 @@
+"""Gaussian policies: a network's mean action with one deviation; they act, and they are models to be aligned.
+
+To `diffpolicy.alignment` such a policy is a denoiser with a single level, pure noise, which it ignores: its one step
+leads from noise to N(mean, std^2), so that the step's log-probability is the policy's, and matching errors are squared
+distances of actions. PPO in the usual sense is then `DDPO` on paths of one step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.alignment import CopiedRoles, Model, Rollout
+from diffpolicy.alignment.matching import Matcher
+from diffpolicy.data import OfflineDataset, Standardizer
+from diffpolicy.diffusion import GaussianProcess, StepRule
+from diffpolicy.networks.layers import linear
+from diffpolicy.policies.errors import PolicyError
+from diffpolicy.policies.policy import ActionChunk, Memory, Observation
+from diffpolicy.training import Checkpoint
+
+METHOD = "gaussian"  # what a checkpoint's manifest says
+ARMS = ("mean", "sampled")
+LARGEST_STD = 1.0  # e^0: a wider policy leaves what a world model knows (World4RL, Jiang et al. 2025)
+
+
+@dataclass(frozen=True)
+class GaussianConfig:
+    """Units of the hidden layers, and the deviation in action units, at most e^0.
+
+    The deviation of expert demonstrations is next to nothing; to explore, it is set anew.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    std: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1 or not 0.0 < self.std <= LARGEST_STD:
+            raise PolicyError(
+                f"a Gaussian policy has hidden layers and a deviation above 0 and at most {LARGEST_STD:g}, got {self}"
+            )
+
+    @property
+    def rule(self) -> StepRule:
+        """How its one step is taken."""
+        return StepRule("ddim", eta=0.0, minimum_std=self.std)
+
+
+class GaussianNetwork(nn.Module):
+    """The mean action (B, A) in [-1, 1] of states (B, O), standardised; tanh throughout."""
+
+    def __init__(
+        self, standardizer: Standardizer, action_size: int, hidden: Sequence[int], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.action_size = action_size
+        self.register_buffer("shift", standardizer.mean.clone())
+        self.register_buffer("scale", standardizer.std.clone())
+        sizes = (len(standardizer.mean), *hidden, action_size)
+        layers = [(linear(before, after, generator), nn.Tanh()) for before, after in pairwise(sizes)]
+        self.layers = nn.Sequential(*(module for layer in layers for module in layer))
+
+    shift: Tensor
+    scale: Tensor
+
+    def mean(self, states: Tensor) -> Tensor:
+        """Return the mean actions (B, A) for states (B, O)."""
+        found: Tensor = self.layers((states - self.shift) / self.scale)
+        return found
+
+    def forward(self, noisy: Tensor, level: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """Return the clean actions (B, A) predicted for the states of `condition`, whatever the noise."""
+        return self.mean(condition["state"])
+
+
+class GaussianPolicy:
+    """Acts with the mean action, or with samples of a deviation, cut to [-1, 1]."""
+
+    observation_horizon = 1
+
+    def __init__(self, network: GaussianNetwork, std: float = 0.0) -> None:
+        self.network, self.std = network, std
+
+    def start(self, batch: int, seed: int) -> Memory:
+        """Return the memory of `batch` fresh roll-outs."""
+        return Memory(torch.Generator(self.network.shift.device).manual_seed(seed))
+
+    @torch.no_grad()
+    def act(self, observation: Observation, memory: Memory) -> tuple[ActionChunk, Memory]:
+        """Return one action (B, 1, A) for each roll-out."""
+        actions = self.network.mean(observation.newest.to(self.network.shift.device))
+        if self.std > 0.0:
+            actions = actions + self.std * torch.empty_like(actions).normal_(generator=memory.generator)
+        return ActionChunk(actions.clamp(-1.0, 1.0).unsqueeze(1)), memory
+
+
+def gaussian_model(network: GaussianNetwork) -> Model:
+    """Return a Gaussian policy ready to be aligned; the given network becomes the role "train"."""
+    device = network.shift.device
+    process = GaussianProcess(torch.zeros(1), torch.ones(1), "sample", device)
+    return Model(process, (0,), (network.action_size,), CopiedRoles(network.requires_grad_(True)))
+
+
+def gaussian_matcher(model: Model) -> Matcher:
+    """Return where matching errors of a Gaussian policy are taken: at its only level, once."""
+    return Matcher(model.process, model.levels)
+
+
+def gaussian_network(model: Model) -> GaussianNetwork:
+    """Return the network that is trained; PolicyError for models of anything else."""
+    network = model.roles.network("train") if isinstance(model.roles, CopiedRoles) else None
+    if not isinstance(network, GaussianNetwork):
+        raise PolicyError("this is not the model of a Gaussian policy: make it with gaussian_model")
+    return network
+
+
+def demonstrated_actions(dataset: OfflineDataset, chosen: Tensor, device: torch.device | str) -> Rollout:
+    """Return the transitions `chosen` (M,) of a dataset as samples, to be cloned."""
+    states = dataset.observations[dataset.rows[chosen]].to(device)
+    actions = dataset.actions[chosen].to(device).clamp(-1.0, 1.0)
+    return Rollout(actions, {"state": states}, chosen.to(device))
+
+
+def load_gaussian(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> GaussianNetwork:
+    """Return the network of a checkpoint; PolicyError if it holds something else."""
+    manifest = checkpoint.manifest
+    if manifest.get("method") != METHOD:
+        raise PolicyError(
+            f"{checkpoint.path} holds a policy of the method {manifest.get('method')!r}, not a Gaussian one"
+        )
+    size = int(manifest["observation_size"])
+    standardizer = Standardizer(torch.zeros(size), torch.ones(size))
+    hidden = manifest["gaussian"]["hidden"]
+    network = GaussianNetwork(standardizer, int(manifest["action_size"]), hidden, torch.Generator())
+    network.load_state_dict(checkpoint.model)
+    return network.to(device).eval()
+
+
+def gaussian_policy(checkpoint: Checkpoint, arm: str, device: torch.device | str = "cpu") -> GaussianPolicy:
+    """Return a checkpoint's policy acting with its "mean" or "sampled" actions; PolicyError for another arm."""
+    if arm not in ARMS:
+        raise PolicyError(f"a Gaussian policy acts by one of {', '.join(ARMS)}, not {arm!r}")
+    std = float(checkpoint.manifest["gaussian"]["std"]) if arm == "sampled" else 0.0
+    return GaussianPolicy(load_gaussian(checkpoint, device), std)
+
+
+def gaussian_manifest(
+    network: GaussianNetwork, config: GaussianConfig, seed: int, **more: Any
+) -> dict[str, Any]:
+    """Return what a reader must know to rebuild the policy, with what else is to be said of it."""
+    return {
+        "method": METHOD,
+        "seeds": [seed],
+        "gaussian": {"hidden": list(config.hidden), "std": config.std},
+        "observation_size": len(network.shift),
+        "action_size": network.action_size,
+        "action_low": -1.0,
+        "action_high": 1.0,
+        **more,
+    }

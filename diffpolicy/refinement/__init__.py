@@ -1,0 +1,61 @@
+"""Refinement: policies made better in a frozen world model, through `diffpolicy.alignment`, and the gate after it."""
+
+from diffpolicy.refinement.arms import (
+    ARMS,
+    Arm,
+    ArmName,
+    Lagrangian,
+    LagrangianConfig,
+    RewardOnly,
+    Split,
+)
+from diffpolicy.refinement.branches import Branches, play_branches
+from diffpolicy.refinement.episodes import (
+    Confusion,
+    ImaginedEpisodes,
+    episodes_env,
+    first_moments,
+    imagine_episodes,
+    known_uncertainty,
+    replay_confusion,
+)
+from diffpolicy.refinement.errors import RefinementError
+from diffpolicy.refinement.gate import GateConfig, RealEpisodes, Release, check_data, check_start, judge
+from diffpolicy.refinement.imagination import Imagination, ImaginationConfig
+from diffpolicy.refinement.recipes import CloneConfig, RefineConfig, cloner, refined_network, refiner
+from diffpolicy.refinement.values import BranchValueConfig, BranchValues
+
+__all__ = [
+    "ARMS",
+    "Arm",
+    "ArmName",
+    "BranchValueConfig",
+    "BranchValues",
+    "Branches",
+    "CloneConfig",
+    "Confusion",
+    "GateConfig",
+    "Imagination",
+    "ImaginationConfig",
+    "ImaginedEpisodes",
+    "Lagrangian",
+    "LagrangianConfig",
+    "RealEpisodes",
+    "RefineConfig",
+    "RefinementError",
+    "Release",
+    "RewardOnly",
+    "Split",
+    "check_data",
+    "check_start",
+    "cloner",
+    "episodes_env",
+    "first_moments",
+    "imagine_episodes",
+    "judge",
+    "known_uncertainty",
+    "play_branches",
+    "refined_network",
+    "refiner",
+    "replay_confusion",
+]

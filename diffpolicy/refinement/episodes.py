@@ -1,0 +1,119 @@
+"""Whole imagined episodes of the policy that is to be deployed, from the moments in which real ones began."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffpolicy.data import OfflineDataset
+from diffpolicy.policies import History, Policy
+from diffpolicy.refinement.errors import RefinementError
+from world_models import ImaginationConfig, ImaginedEnv, StateWorldModel, Windows, advance
+
+AT_ONCE = 8192  # transitions whose uncertainty is measured at once
+
+
+class ImaginedEpisodes(NamedTuple):
+    """n imagined episodes: returns, costs, mean uncertainties, lengths, and whether some reward was above .5, all (n,)."""
+
+    returns: Tensor
+    costs: Tensor
+    uncertainty: Tensor
+    lengths: Tensor
+    success: Tensor
+
+
+@torch.no_grad()
+def imagine_episodes(policy: Policy, env: ImaginedEnv, seed: int) -> ImaginedEpisodes:
+    """Play one episode in every environment, to its end or `env.config.horizon` steps."""
+    seen, _ = env.reset(seed=seed)
+    memory, history = policy.start(env.num_envs, seed), History(policy.observation_horizon)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=seen.device)
+    sums = torch.zeros(4, env.num_envs, device=seen.device)
+    success = torch.zeros_like(running)
+    waiting: list[Tensor] = []
+    for _ in range(env.config.horizon):
+        asked = history.add(seen)
+        if not waiting:
+            chunk, memory = policy.act(asked, memory)
+            waiting = list(chunk.actions.to(seen.device).unbind(1))
+        seen, rewards, terminated, truncated, infos = env.step(waiting.pop(0))
+        step = torch.stack([rewards, infos["cost"], infos["uncertainty"], torch.ones_like(rewards)])
+        sums += torch.where(running, step, 0.0)
+        success |= running & (rewards > 0.5)
+        running &= ~(terminated | truncated)
+        if not running.any():
+            break
+    returns, costs, uncertainty, lengths = sums.unbind()
+    return ImaginedEpisodes(returns, costs, uncertainty / lengths, lengths, success)
+
+
+def first_moments(dataset: OfflineDataset, windows: Windows) -> Tensor:
+    """Return the transitions (E,) with which episodes begin."""
+    return dataset.episode_starts.to(windows.actions.device)
+
+
+def episodes_env(
+    model: StateWorldModel, windows: Windows, starts: Tensor, count: int, steps: int
+) -> ImaginedEnv:
+    """Return an environment of `count` whole episodes of `steps` steps from the transitions `starts` (M,).
+
+    Nothing is cut off: what uncertainty does there is to be seen.
+    """
+    return ImaginedEnv(model, windows, count, ImaginationConfig(horizon=steps), starts)
+
+
+@torch.no_grad()
+def known_uncertainty(model: StateWorldModel, windows: Windows, index: Tensor, seed: int = 0) -> float:
+    """Return the mean uncertainty of the model at real transitions `index` (M,)."""
+    generator = torch.Generator(index.device).manual_seed(seed)
+    if not len(index):
+        raise RefinementError("there is no transition to compare uncertainty with")
+    total = 0.0
+    for some in torch.split(index, AT_ONCE):
+        member = torch.arange(len(some), device=some.device) % model.members
+        total += model.imagine(windows.window(some), member, generator).uncertainty.sum().item()
+    return total / len(index)
+
+
+class Confusion(NamedTuple):
+    """Real episodes by whether they succeeded, and by whether the model says so when it is fed their actions."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+    @property
+    def fooled(self) -> float:
+        """Which share of real failures the model calls successes; 0 where there was none."""
+        failures = self.false_positive + self.true_negative
+        return self.false_positive / failures if failures else 0.0
+
+
+@torch.no_grad()
+def replay_confusion(
+    model: StateWorldModel, dataset: OfflineDataset, seed: int = 0, threshold: float = 0.5
+) -> Confusion:
+    """Feed real actions to the model from where the episodes of `dataset` began, and compare successes.
+
+    A success is a reward above `threshold` at some step, of the simulator or of the model. It found an exploited
+    contact in seconds where closed-loop success was 1.00 (docs/refinement.md).
+    """
+    windows = Windows(dataset, model.config.history, next(model.parameters()).device)
+    starts = first_moments(dataset, windows)
+    lengths = dataset.episode_lengths.to(starts.device)
+    generator = torch.Generator(starts.device).manual_seed(seed)
+    member = torch.arange(len(starts), device=starts.device) % model.members
+    window = windows.window(starts)
+    real, imagined = torch.zeros_like(starts).bool(), torch.zeros_like(starts).bool()
+    for step in range(int(lengths.max())):
+        running = step < lengths
+        here = torch.minimum(starts + step, torch.full_like(starts, len(windows) - 1))
+        found = model.imagine(window, member, generator)
+        real |= running & (windows.outcome(here).rewards > threshold)
+        imagined |= running & (found.rewards > threshold)
+        following = (here + 1).clamp(max=len(windows) - 1)
+        window = advance(window, found.observations, windows.actions[following])
+    pairs = ((real & imagined), (~real & imagined), (real & ~imagined), (~real & ~imagined))
+    return Confusion(*(int(pair.sum()) for pair in pairs))

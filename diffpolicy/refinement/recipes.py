@@ -1,0 +1,136 @@
+"""A whole refinement put together: cloning a Gaussian policy, then PPO on its imagined decisions, anchored if asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffpolicy.alignment import AlignConfig, Aligner, Fixed, Term
+from diffpolicy.alignment.objectives.ddpo import DDPO, DDPOConfig
+from diffpolicy.alignment.objectives.sft import SFT
+from diffpolicy.data import OfflineDataset, Standardizer
+from diffpolicy.policies.gaussian import (
+    GaussianConfig,
+    GaussianNetwork,
+    demonstrated_actions,
+    gaussian_manifest,
+    gaussian_matcher,
+    gaussian_model,
+    gaussian_network,
+)
+from diffpolicy.refinement.arms import Arm
+from diffpolicy.refinement.errors import RefinementError
+from diffpolicy.refinement.imagination import Imagination, ImaginationConfig
+from diffpolicy.refinement.values import BranchValues
+from world_models import ImaginedEnv
+
+
+@dataclass(frozen=True)
+class CloneConfig:
+    """Behaviour cloning: `updates` of `batch` transitions of episodes that cost at most `max_cost`, None for all."""
+
+    updates: int = 4000
+    batch: int = 512
+    learning_rate: float = 1e-3
+    max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.updates, self.batch) < 1 or not self.learning_rate > 0.0:
+            raise RefinementError(f"cloning takes updates of one or more transitions, got {self}")
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """PPO: `iterations` roll-outs with `updates` minibatches each.
+
+    Ratios of actions are clipped at 1 +- `clip`. The weight `anchor` of cloning beside it is that of the squared
+    distance to `anchor_batch` actions of the data, per update; 0 for none.
+    """
+
+    iterations: int = 60
+    updates: int = 20
+    learning_rate: float = 3e-4
+    clip: float = 0.2
+    gradient_clip: float = 0.5
+    anchor: float = 0.0
+    anchor_batch: int = 256
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+
+    def __post_init__(self) -> None:
+        if self.anchor < 0.0 or self.anchor_batch < 1 or not 0.0 < self.clip < 1.0:
+            raise RefinementError(
+                f"anchor is 0 or more, anchor_batch 1 or more and clip between 0 and 1, got {self}"
+            )
+
+
+def cheap_transitions(dataset: OfflineDataset, max_cost: float | None) -> Tensor:
+    """Return the transitions (M,) of episodes that cost at most `max_cost`; RefinementError if there is none."""
+    if max_cost is None:
+        return torch.arange(dataset.num_transitions)
+    chosen = (dataset.episode_costs <= max_cost)[dataset.episode_of].nonzero().flatten()
+    if not len(chosen):
+        raise RefinementError(f"no episode of the data costs at most {max_cost:g}: raise clone.max_cost")
+    return chosen
+
+
+def cloner(
+    dataset: OfflineDataset,
+    policy: GaussianConfig,
+    config: CloneConfig,
+    seed: int,
+    device: torch.device,
+    description: Mapping[str, Any],
+) -> Aligner:
+    """Return the learner of a Gaussian policy that clones a dataset: supervised fine-tuning of a fresh network."""
+    generator = torch.Generator().manual_seed(seed)
+    standardizer = Standardizer.fit(dataset)
+    network = GaussianNetwork(standardizer, dataset.action_size, policy.hidden, generator).to(device)
+    model = gaussian_model(network)
+    data = demonstrated_actions(dataset, cheap_transitions(dataset, config.max_cost), device)
+    align = AlignConfig(config.updates, 1, None, config.learning_rate, 0.0, seed=seed)
+    terms = [Term(SFT(gaussian_matcher(model)), Fixed(data, config.batch))]
+    return Aligner(model, terms, align, gaussian_manifest(network, policy, seed, **description))
+
+
+def refiner(
+    network: GaussianNetwork,
+    policy: GaussianConfig,
+    dataset: OfflineDataset,
+    env: ImaginedEnv,
+    arm: Arm,
+    config: RefineConfig,
+    seed: int,
+    description: Mapping[str, Any],
+    values: BranchValues | None = None,
+) -> Aligner:
+    """Return the learner that refines a Gaussian policy in an imagined environment.
+
+    Likelihoods here are per element, so that clipping the ratio of an action of A elements takes a range of 1/A.
+    `values` are by default those of the data.
+    """
+    model, device = gaussian_model(network), network.shift.device
+    objective = DDPO(model.process, policy.rule, DDPOConfig(clip=config.clip / network.action_size))
+    values = values or BranchValues(dataset, seed=seed, device=device)
+    experience = Imagination(model, env, policy.rule, arm, values, config.imagination)
+    terms = [Term(objective, experience)]
+    if config.anchor > 0.0:
+        data = demonstrated_actions(dataset, torch.arange(dataset.num_transitions), device)
+        anchor = Fixed(data, config.updates * config.anchor_batch)
+        terms.append(Term(SFT(gaussian_matcher(model)), anchor, config.anchor))
+    align = AlignConfig(
+        config.iterations,
+        config.updates,
+        None,
+        config.learning_rate,
+        0.0,
+        config.gradient_clip,
+        seed=seed,
+    )
+    return Aligner(model, terms, align, gaussian_manifest(network, policy, seed, **description))
+
+
+def refined_network(learner: Aligner) -> GaussianNetwork:
+    """Return the network that a learner of this module trains."""
+    return gaussian_network(learner.model_to_align)
