@@ -138,8 +138,10 @@ def make_monitor(cfg: DictConfig, subject: Subject, aligner: Aligner) -> Monitor
 
 
 def stored_config(cfg: DictConfig, subject: Subject) -> dict[str, Any]:
-    """Return what checkpoints keep: what was learnt from, and of a policy its own configuration."""
+    """Return what checkpoints keep: what was learnt from, and of a policy its own configuration; no secrets."""
     given: Any = OmegaConf.to_container(cfg, resolve=True)
+    for reward in (given["reward"], given["gold"]):
+        reward.pop("token", None)
     kept = {name: value for name, value in given.items() if name not in NOT_LEARNT_FROM}
     return kept if subject.config is None else {**subject.config, "align": kept}
 

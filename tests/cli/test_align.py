@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from diffpolicy import training
 from diffpolicy.alignment import Aligner
+from diffpolicy.alignment.rewards import JPEGSize, serve_reward
 from diffpolicy.cli.dispatch import dispatch
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,23 @@ def test_a_pipeline_leaves_an_adapter(
     assert "load_lora_weights" in capsys.readouterr().out
     assert dispatch([*words, f"run={tmp_path / 'none'}"]) == 2
     assert "reward=jpeg" in capsys.readouterr().err
+
+
+def test_a_server_rates_digits_and_its_token_stays_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIFFPOLICY_REWARD_TOKEN", "sesame")
+    server = serve_reward(JPEGSize(), token="sesame")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"reward.url=http://127.0.0.1:{server.server_port}"
+    words = ["reward=http", url, "reward.retries=0", f"run={tmp_path / 'run'}"]
+    assert dispatch(["align", *words, *TINY]) == 0
+    server.shutdown()
+    server.server_close()
+    kept = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any(b"sesame" in file.read_bytes() for file in kept)
+    assert dispatch(["align", *words[:3], f"run={tmp_path / 'gone'}", *TINY]) == 1
+    assert f"127.0.0.1:{server.server_port}" in capsys.readouterr().err
 
 
 def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
