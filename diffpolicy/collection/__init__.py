@@ -6,6 +6,7 @@ from diffpolicy.collection.config import (
     CollectionError,
     CollectionInterrupted,
     ExpertConfig,
+    MixtureConfig,
     PPOConfig,
     SACConfig,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "CollectionInterrupted",
     "EpisodeRecorder",
     "ExpertConfig",
+    "MixtureConfig",
     "PPOConfig",
     "RecordedEpisode",
     "SACConfig",

@@ -49,7 +49,7 @@ def collect(task: str, config: CollectConfig, path: str | Path, progress: bool =
             f"{entry.name}: not one episode ended in {recorder.steps} steps; an episode takes up to "
             f"{entry.max_episode_steps} steps in each of {slots} environments, so raise steps"
         )
-    kept = choose(join(pool), entry, config)
+    kept = join(pool) if config.source == "mixture" else choose(join(pool), entry, config)
     data.save(kept, path, file_attributes(entry, runs, kept.num_episodes))
     if interrupted:
         raise CollectionInterrupted(
@@ -92,6 +92,8 @@ def _demonstrates(task: Task, config: CollectConfig) -> bool:
 def _progress(task: Task, config: CollectConfig, show: bool) -> Progress:
     if _demonstrates(task, config):
         return Progress(config.expert.episodes, task.name, unit="demonstrations", show=show)
+    if config.source == "mixture":
+        return Progress(config.mixture.episodes, task.name, unit="episodes", show=show)
     return Progress(config.steps, task.name, show=show)
 
 
@@ -109,6 +111,7 @@ def _record(task: Task, config: CollectConfig, recorder: EpisodeRecorder, progre
         collect_online(task, config, recorder, progress)
         return
     from diffpolicy.collection.actors import load_actors
+    from diffpolicy.collection.mixture import record_mixture
     from diffpolicy.collection.rollouts import record_rollouts
     from diffpolicy.collection.scripted import scripted_behaviours
 
@@ -116,6 +119,9 @@ def _record(task: Task, config: CollectConfig, recorder: EpisodeRecorder, progre
     try:
         if _demonstrates(task, config):
             record_demonstrations(env, task, config, recorder, progress)
+            return
+        if config.source == "mixture":
+            record_mixture(env, task, config, recorder, progress)
             return
         behaviours = (
             scripted_behaviours(task) if config.source == "scripted" else load_actors(env, task, config)

@@ -71,11 +71,54 @@ class ExpertConfig:
 
 
 @dataclass(frozen=True)
+class MixtureConfig:
+    """Episodes of behaviours good and bad, from which a world model learns what any action does.
+
+    driver: run or checkpoint of a policy that acts as `arm`; None lets the task's expert drive.
+    expert, driven, noisy, uniform, held: episodes of each: the expert; the driver as it is; the driver with independent
+        noise of deviation `noise`; independent uniform actions; uniform actions held for 1 to `longest_hold` steps.
+    horizon: control steps of an episode, which ends `after_success` steps after its first success if that is earlier.
+    """
+
+    driver: str | None = None
+    arm: str = "ddim_3"
+    expert: int = 8
+    driven: int = 60
+    noisy: int = 40
+    uniform: int = 15
+    held: int = 15
+    noise: float = 0.5
+    longest_hold: int = 14
+    horizon: int = 100
+    after_success: int = 8
+
+    def __post_init__(self) -> None:
+        counts = (
+            self.expert,
+            self.driven,
+            self.noisy,
+            self.uniform,
+            self.held,
+            self.after_success,
+            self.noise,
+        )
+        if min(counts) < 0 or min(self.horizon, self.longest_hold) < 1 or not self.episodes:
+            raise CollectionError(
+                f"a mixture has episodes of a step or more and no negative numbers, got {self}"
+            )
+
+    @property
+    def episodes(self) -> int:
+        """How many there are of all kinds."""
+        return self.expert + self.driven + self.noisy + self.uniform + self.held
+
+
+@dataclass(frozen=True)
 class CollectConfig:
     """One collection run: where behaviour comes from, how long, and which episodes are kept.
 
-    source: "ppo" or "sac" (learned online), "policies" (actors from files) or "scripted" (controllers of the point
-        robot, experts of Meta-World).
+    source: "ppo" or "sac" (learned online), "policies" (actors from files), "scripted" (controllers of the point
+        robot, experts of Meta-World) or "mixture" (behaviours good and bad, for world models; all episodes are kept).
     constraint: "penalty": every entry of `ladder` is a fixed weight on the cost; "limit": every entry is a
         cost limit per episode whose weight is found by dual ascent.
     steps: environment steps over all environments together.
@@ -102,13 +145,16 @@ class CollectConfig:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     sac: SACConfig = field(default_factory=SACConfig)
     expert: ExpertConfig = field(default_factory=ExpertConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     policies: tuple[str, ...] = ()
     sorted_observations: bool = False
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.source not in ("ppo", "sac", "policies", "scripted"):
-            raise CollectionError(f"source={self.source!r} is unknown: use ppo, sac, policies or scripted")
+        if self.source not in ("ppo", "sac", "policies", "scripted", "mixture"):
+            raise CollectionError(
+                f"source={self.source!r} is unknown: use ppo, sac, policies, scripted or mixture"
+            )
         if self.constraint not in ("penalty", "limit"):
             raise CollectionError(f"constraint={self.constraint!r} is unknown: use penalty or limit")
         for name in ("steps", "num_envs", "cells", "per_cell", "max_episodes", "threads"):

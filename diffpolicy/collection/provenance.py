@@ -11,6 +11,7 @@ import h5py  # type: ignore[import-untyped]
 
 from diffpolicy.collection.config import CollectConfig
 from diffpolicy.data import sha256
+from diffpolicy.training import best_checkpoint, read_checkpoint
 from envs import Task
 
 LICENCE = "CC BY 4.0"
@@ -19,6 +20,7 @@ AGENTS = {
     "sac": "stable-baselines3 SAC",
     "policies": "actors from files",
     "scripted": "scripted controllers",
+    "mixture": "experts, policies and random actions",
 }
 PACKAGES = (
     "diffpolicy",
@@ -36,14 +38,19 @@ AGENT_PACKAGES = ("stable-baselines3", "torch")
 def describe_run(config: CollectConfig, *, steps: int, episodes: int, interrupted: bool) -> dict[str, Any]:
     """One entry of the `runs` attribute: settings, amounts and the versions that made it."""
     settings = dataclasses.asdict(config)
-    for agent, source in {"ppo": "ppo", "sac": "sac", "expert": "scripted"}.items():
+    for agent, source in {"ppo": "ppo", "sac": "sac", "expert": "scripted", "mixture": "mixture"}.items():
         if source != config.source:
             del settings[agent]
+    files = {Path(name).name: sha256(name) for name in config.policies}
+    if config.source == "mixture" and config.mixture.driver is not None:
+        settings["mixture"]["driver"] = name = Path(config.mixture.driver).name
+        driver = read_checkpoint(best_checkpoint(config.mixture.driver))
+        files[name] = driver.manifest["sha256"]["model.safetensors"]
     settings["policies"] = [Path(name).name for name in config.policies]
     return {
         "agent": AGENTS[config.source],
         "config": settings,
-        "policy_sha256": {Path(name).name: sha256(name) for name in config.policies},
+        "policy_sha256": files,
         "steps": steps,
         "episodes": episodes,
         "interrupted": interrupted,

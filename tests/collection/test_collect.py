@@ -166,7 +166,7 @@ def test_an_impossible_choice_says_what_to_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": "dreams"}, "ppo, sac, policies or scripted"),
+        ({"source": "dreams"}, "ppo, sac, policies, scripted or mixture"),
         ({"constraint": "hope"}, "penalty or limit"),
         ({"steps": 0}, "steps=0"),
         ({"free_share": 30.0}, "from 0 to 1"),
