@@ -23,8 +23,9 @@ class EpisodesConfig:
 
     `executed` actions of a chunk are executed, None for the policy's own horizon. An episode's reward is the best
     reward of a step, or whether any step was a success. With `until_best` decisions after the one that reached the best
-    score are left out: they were not paid for. `temperature` makes weights of advantages, for RWR. `rule` is that of
-    recorded paths; its `minimum_std` is in normalised action units, and what remains of it is executed.
+    score are left out, for `GroupCredit`, which pays all decisions alike; a value sees what they were worth.
+    `temperature` makes weights of advantages, for RWR. `rule` is that of recorded paths; its `minimum_std` is in
+    normalised action units, and what remains of it is executed.
     """
 
     groups: int = 8
@@ -32,7 +33,7 @@ class EpisodesConfig:
     decisions: int = 40
     executed: int | None = None
     score: Score = "best_reward"
-    until_best: bool = True
+    until_best: bool = False
     temperature: float | None = None
     rule: StepRule = field(default_factory=lambda: StepRule("ddim", minimum_std=0.1))
 
