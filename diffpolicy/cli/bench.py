@@ -22,6 +22,7 @@ BENCHES = {
     "latency": ("diffpolicy.cli.benches.chunks", "latency"),
     "unet": ("diffpolicy.cli.benches.chunks", "unet"),
     "align": ("diffpolicy.cli.benches.align", "align"),
+    "world-model": ("diffpolicy.cli.benches.world_model", "world_model"),
 }
 
 

@@ -89,3 +89,16 @@ def test_what_cannot_be_is_refused(dataset: Path, tmp_path: Path, capsys: pytest
     ):
         assert dispatch([*arguments, wrong]) != 0
         assert hint in capsys.readouterr().err
+
+
+def test_bench_measures_imagination_against_the_simulator(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["models.deterministic.hidden=[8]", "models.diffusion.hidden=[8]", "steps=2", "batches=[64]"]
+    arguments = ["bench", "world-model", "task=PointRobot", f"data={dataset}", f"run={tmp_path}"]
+    assert dispatch([*arguments, *sizes, "seconds=0.1", "warmup=1"]) == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["value"] > 0
+    assert line["ratio"] == pytest.approx(line["value"] / line["reference"], rel=1e-3)
+    assert set(line["training_samples_per_s"]) == {"deterministic", "diffusion"}
+    assert len(line["rows"]) == 6
