@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -14,7 +15,8 @@ from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.reporting import write_report
 from diffpolicy.cli.suggestions import nearest
 from diffpolicy.evaluation.certificate import write_certificate
-from diffpolicy.policies import ARMS, available_arms, load_policy
+from diffpolicy.policies import ARMS, Policy, available_arms, load_policy
+from diffpolicy.policies.gaussian import METHOD as GAUSSIAN
 
 
 def main(cfg: DictConfig) -> None:
@@ -28,7 +30,8 @@ def main(cfg: DictConfig) -> None:
         training.read_checkpoint(training.best_checkpoint(run))
         for run in demonstrations.trained_seeds(source)
     ]
-    if checkpoints[0].manifest["method"] == demonstrations.METHOD:
+    manifest = checkpoints[0].manifest
+    if manifest["method"] == demonstrations.METHOD or envs.task(manifest["task"]).score != "return":
         demonstrations.evaluate(cfg, checkpoints, Path(cfg.run))
     else:
         evaluate(cfg, source, Path(cfg.run))
@@ -36,9 +39,15 @@ def main(cfg: DictConfig) -> None:
 
 def _present(arm: str, arms: list[str]) -> str:
     """Return `arm` if it is evaluated, else the first that is; ConfigError for one that does not exist."""
-    if arm not in ARMS:
+    if arm not in ARMS and arm not in arms:
         raise ConfigError(f"there is no arm {arm!r}; did you mean {nearest(arm, ARMS) or ', '.join(ARMS)}?")
     return arm if arm in arms else arms[0]
+
+
+def _player(checkpoint: training.Checkpoint, arm: str, seed: int, device: torch.device) -> Policy:
+    if checkpoint.manifest["method"] == GAUSSIAN:
+        return load_policy(checkpoint, arm, device=device)
+    return load_policy(checkpoint, arm, seed, device)
 
 
 def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluation:
@@ -50,9 +59,7 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
     device = compute_device(cfg)
     arms = listed(cfg, "arms", str) or available_arms(manifest)
     headline, reference = _present(cfg.headline, arms), _present(cfg.reference, arms)
-    players = {
-        arm: [load_policy(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms
-    }
+    players = {arm: [_player(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms}
 
     def progress(arm: str, done: int, total: int) -> None:
         console.print(f"  evaluated {done}/{total}: {arm}", style="dim")

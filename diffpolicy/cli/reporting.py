@@ -14,7 +14,7 @@ from diffpolicy.evaluation.figures import Curve, FeasibleSlice, infeasible_iou
 from diffpolicy.evaluation.report import Extras
 from diffpolicy.evaluation.report import write_report as write_html
 from diffpolicy.evaluation.video import film_strip, record_video
-from diffpolicy.policies import CandidatePolicy
+from diffpolicy.policies import CandidatePolicy, Policy
 from envs import point_robot
 
 SLICES = (
@@ -28,7 +28,7 @@ CURVES = ("feasibility/v_loss", "reward/v_loss", "actor/")
 def write_report(
     result: evaluation.Evaluation,
     headline: str,
-    policy: CandidatePolicy,
+    policy: Policy,
     run: Path,
     dataset: OfflineDataset | None,
     folder: Path,
@@ -43,7 +43,9 @@ def write_report(
         film = film_strip(record_video(policy, result.task, result.seed, video, name=headline).frames)
     except envs.RenderingError as error:
         print(f"no video: {error}")
-    feasible = feasible_slices(policy) if result.task == point_robot.TASK.id else []
+    feasible = []
+    if isinstance(policy, CandidatePolicy) and result.task == point_robot.TASK.id:
+        feasible = feasible_slices(policy)
     return write_html(
         result,
         folder / "report.html",

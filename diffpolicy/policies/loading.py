@@ -14,6 +14,9 @@ from diffpolicy.policies.calibration import Calibration
 from diffpolicy.policies.chunk_loading import load_chunk_model
 from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.errors import PolicyError
+from diffpolicy.policies.gaussian import ARMS as GAUSSIAN_ARMS
+from diffpolicy.policies.gaussian import METHOD as GAUSSIAN
+from diffpolicy.policies.gaussian import GaussianPolicy, gaussian_policy
 from diffpolicy.policies.selection import ARMS, CandidatePolicy
 from diffpolicy.policies.streaming import StreamingPolicy
 from diffpolicy.safety import CriticConfig, Critics
@@ -23,7 +26,9 @@ CALIBRATION = "calibration.json"  # beside a checkpoint's weights
 
 
 def available_arms(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the arms that the trained actors and critics of a checkpoint can play."""
+    """Return the arms that the trained actors and critics of a checkpoint can play, or those of its Gaussian."""
+    if manifest["method"] == GAUSSIAN:
+        return list(GAUSSIAN_ARMS)
     actors, kinds = manifest["actors"], manifest["critic_kinds"]
     return [
         name
@@ -39,19 +44,21 @@ def load_policy(
 @overload
 def load_policy(
     checkpoint: Checkpoint, arm: str, *, device: torch.device | str = "cpu"
-) -> ChunkPolicy | StreamingPolicy: ...
+) -> ChunkPolicy | StreamingPolicy | GaussianPolicy: ...
 def load_policy(
     checkpoint: Checkpoint, arm: str, seed: int | None = None, device: torch.device | str = "cpu"
-) -> CandidatePolicy | ChunkPolicy | StreamingPolicy:
+) -> CandidatePolicy | ChunkPolicy | StreamingPolicy | GaussianPolicy:
     """Return `arm` of a checkpoint ready to act on `device`.
 
-    FISOR's checkpoints hold several training seeds: `seed` is one of the manifest's "seeds". Those of chunk policies
-    hold one; guarded arms take their thresholds from the `calibration.json` beside the weights. Raises PolicyError
+    FISOR's checkpoints hold several training seeds: `seed` is one of the manifest's "seeds". Those of others hold one;
+    guarded arms take their thresholds from the `calibration.json` beside the weights. Raises PolicyError
     when the checkpoint holds no such arm or seed, or no thresholds.
     """
     if checkpoint.manifest["method"] == "diffusion":
         model = load_chunk_model(checkpoint, device)
         return chunk_policy(model, arm, calibration=read_calibration(checkpoint), device=device)
+    if checkpoint.manifest["method"] == GAUSSIAN:
+        return gaussian_policy(checkpoint, arm, device)
     if seed is None:
         raise PolicyError(
             f"{checkpoint.path} holds the training seeds {checkpoint.manifest['seeds']}: name one"

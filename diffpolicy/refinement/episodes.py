@@ -14,7 +14,7 @@ AT_ONCE = 8192  # transitions whose uncertainty is measured at once
 
 
 class ImaginedEpisodes(NamedTuple):
-    """n imagined episodes: returns, costs, mean uncertainties, lengths, and whether some reward was above .5, all (n,)."""
+    """n imagined episodes: returns, costs, mean uncertainties, lengths, and `success` (some reward > .5), all (n,)."""
 
     returns: Tensor
     costs: Tensor
