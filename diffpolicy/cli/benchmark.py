@@ -13,6 +13,7 @@ SUITES = {
     "align-digits": "diffpolicy.cli.suites.align_digits",
     "rti": "diffpolicy.cli.suites.rti",
     "align-pusht": "diffpolicy.cli.suites.align_pusht",
+    "world-model": "diffpolicy.cli.suites.world_model",
 }
 
 
