@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpolicy import training
+from diffpolicy.training import digest, read_checkpoint, run
+from world_models import WorldModelError
+from world_models.pixel import PixelWorldModel
+from world_models.pixel_config import PixelConfig
+from world_models.pixel_learner import PixelLearner, load_pixel_world_model
+
+from .square_world import square_world
+
+SMALL = PixelConfig(size=8, history=2, updates=6, batch=8, autoregressive=2, warm_up=4)
+
+
+def learner(seed: int = 1, config: PixelConfig = SMALL) -> PixelLearner:
+    return PixelLearner(square_world(episodes=6, length=6, size=8), config, seed)
+
+
+def test_a_run_stopped_halfway_goes_on_bit_for_bit():
+    whole, half = learner(), learner()
+    for step in range(6):
+        whole.update(step)
+    for step in range(3):
+        half.update(step)
+    resumed = learner(seed=2)
+    resumed.load_state(half.state())
+    for step in range(3, 6):
+        resumed.update(step)
+    assert digest(resumed.model()) == digest(whole.model())
+    assert digest(half.model()) != digest(whole.model())
+
+
+def test_a_checkpoint_loads_as_the_same_frozen_model(tmp_path: Path):
+    config = PixelConfig(size=8, history=1, updates=2, batch=4, tasks=2)
+    data = square_world(episodes=4, length=4, size=8)
+    made = PixelLearner(data, config, 0, description={"task": "square"}, tasks=torch.tensor([0, 1, 0, 1]))
+    path = run(made, tmp_path, {}, checkpoint_every=2, log_every=1, progress=False)
+    checkpoint = read_checkpoint(path)
+    model = load_pixel_world_model(checkpoint)
+    assert model.config == config
+    assert digest(model.state_dict()) == digest(made.model())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert checkpoint.manifest["outcomes"]["success"] == pytest.approx(data.rewards.mean().item())
+
+
+def test_other_checkpoints_are_refused(tmp_path: Path):
+    path = training.write_checkpoint(
+        tmp_path, 1, model={"w": torch.zeros(1)}, state={}, config={}, manifest={"method": "world_model"}
+    )
+    with pytest.raises(WorldModelError, match="not a world model of pixels"):
+        load_pixel_world_model(read_checkpoint(path))
+
+
+def test_what_comes_second_is_predicted_from_the_models_own_frame(monkeypatch: pytest.MonkeyPatch):
+    seen, given = [], []
+    loss = PixelWorldModel.dynamics_loss
+
+    def watched(self, window, next_frames, generator):
+        found = loss(self, window, next_frames, generator)
+        seen.append(window)
+        given.append(found[1])
+        return found
+
+    monkeypatch.setattr(PixelWorldModel, "dynamics_loss", watched)
+    learner().update(0)
+    assert len(seen) == 2
+    assert torch.equal(seen[1].observations[:, 1], given[0])
+    assert torch.equal(seen[1].observations[:, 0], seen[0].observations[:, 1])
+    assert torch.equal(seen[1].actions[:, 0], seen[0].actions[:, 1])
+
+
+def test_the_rate_warms_up_and_gradients_are_clipped():
+    made = learner()
+    for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (5, 1.0)):
+        made.update(step)
+        assert made.optimizer.param_groups[0]["lr"] == pytest.approx(share * SMALL.learning_rate)
+    heads = {id(parameter) for parameter in made.trained.heads.parameters()}
+    parts: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    for parameter in made.trained.parameters():
+        assert parameter.grad is not None
+        parts[id(parameter) in heads].append(parameter.grad.flatten())
+    assert all(torch.cat(part).norm() < 1.0 + 1e-4 for part in parts.values())
+
+
+def test_episodes_too_short_are_refused():
+    with pytest.raises(WorldModelError, match="no episode shows 8 pictures"):
+        learner(config=PixelConfig(size=8, history=1, autoregressive=7))
