@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
     "align": Verb(
         "diffpolicy.cli.align", "fine-tune digits, images or a chunk policy on rewards or comparisons"
     ),
+    "refine": Verb("diffpolicy.cli.refine", "make a policy better in a frozen world model, and judge it"),
     "calibrate": Verb(
         "diffpolicy.cli.calibrate", "measure how far a chunk policy's last plan serves its next one"
     ),

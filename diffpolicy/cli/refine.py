@@ -1,0 +1,153 @@
+"""`diffpolicy refine`: makes a policy better in a frozen world model, and judges it; resumes a stopped run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from diffpolicy import training
+from diffpolicy.alignment import Aligner
+from diffpolicy.cli.common import compute_device
+from diffpolicy.cli.config import build
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.refine_results import Side, measure, table
+from diffpolicy.cli.refine_subjects import Subject, clone_subject, critics_weights, load_subject
+from diffpolicy.cli.refine_world import World, load_world
+from diffpolicy.refinement import (
+    ARMS,
+    GateConfig,
+    RefinementError,
+    Release,
+    check_data,
+    check_start,
+    judge,
+    replay_confusion,
+)
+
+RELEASE = "release.json"
+RELEASED = "released"  # folder of the policy that may be used, beside the run's own checkpoints
+NOT_LEARNT_FROM = ("run", "device", "threads", "progress", "checkpoint_every", "log_every")
+FILES = ("start", "world", "data", "critics")  # told apart by what is in them, not by where they are
+AFTERWARDS = ("gate", "deploy", "episodes", "episodes_seed", "save_refused")
+
+
+def main(cfg: DictConfig) -> None:
+    """Refine what `cfg` describes in the folder `cfg.run`, measure and judge it.
+
+    Raises:
+        RefinementError: if the gate refuses the policy, and nobody asked for it all the same.
+    """
+    for name in ("checkpoint_every", "log_every"):
+        if cfg[name] < 1:
+            raise ConfigError(f"{name}={cfg[name]} must be at least 1 update")
+    if cfg.method not in ARMS:
+        raise ConfigError(f"method={cfg.method} is not one of {', '.join(ARMS)}")
+    console, run, device = Console(soft_wrap=True, highlight=False), Path(cfg.run), compute_device(cfg)
+    world, gate = load_world(cfg, device), build(GateConfig, cfg.gate, "gate")
+    costly = cfg.method != "reward" and world.task.score == "return"
+    if costly:
+        console.print(f"violations: {world.cost_rate:.2%} of the data's steps")
+        check_data(world.cost_rate, gate)
+    start = load_subject(cfg, world) if cfg.start is not None else clone_subject(cfg, world, run / "start")
+    limit = float(cfg.limit) if world.task.score == "return" else None
+    before = measure(cfg, world, start.policy())
+    check_start(before.imagined, world.known_uncertainty, limit if costly else None, gate)
+    learner = start.learner(cfg)
+    checkpoint = training.run(
+        learner,
+        run,
+        stored_config(cfg, world, start),
+        checkpoint_every=cfg.checkpoint_every,
+        log_every=cfg.log_every,
+        progress=cfg.progress,
+    )
+    take(learner, checkpoint)
+    after = measure(cfg, world, start.policy())
+    release = decide(world, after, gate, limit)
+    console.print(table(world.task, {"start": before, "refined": after}, world.known_uncertainty))
+    frozen = world.check_frozen()
+    keep(run, checkpoint, release, frozen, bool(cfg.save_refused), {"start": before, "refined": after})
+    say(console, run, checkpoint, release, bool(cfg.save_refused))
+
+
+def stored_config(cfg: DictConfig, world: World, start: Subject) -> dict[str, Any]:
+    """Return what checkpoints keep: all that is learnt from, files by their contents."""
+    given: Any = OmegaConf.to_container(cfg, resolve=True)
+    left_out = (*NOT_LEARNT_FROM, *FILES, *AFTERWARDS)
+    kept = {name: value for name, value in given.items() if name not in left_out}
+    kept |= {
+        "world_sha256": world.weights,
+        "data_sha256": world.data_sha256,
+        "start_sha256": start.weights,
+        "critics_sha256": critics_weights(cfg),
+    }
+    return {**start.config, "refine": kept, "task": world.task.id}
+
+
+@torch.no_grad()
+def take(learner: Aligner, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint into the role that is trained: a run that is done is not loaded by itself."""
+    stored = training.read_checkpoint(checkpoint).model
+    for name, tensor in learner.model_to_align.roles.model().items():
+        tensor.copy_(stored[name])
+
+
+def decide(world: World, found: Side, gate: GateConfig, limit: float | None) -> Release:
+    """Return the gate's judgement of what was measured; real failures are replayed in the model where there are any."""
+    confusion = None
+    if found.recorded is not None and world.task.score == "success":
+        confusion = replay_confusion(world.model, found.recorded)
+    task = world.task
+    scale = 1.0 if task.score == "success" else task.max_episode_reward - task.min_episode_reward
+    return judge(
+        found.imagined,
+        world.known_uncertainty,
+        gate,
+        limit=limit,
+        confusion=confusion,
+        real=found.real,
+        scale=scale,
+    )
+
+
+def keep(
+    run: Path, checkpoint: Path, release: Release, frozen: str, anyway: bool, sides: Mapping[str, Side]
+) -> None:
+    """Write the judgement beside the run, and the policy into its folder "released" if it may be used, or is wanted."""
+    verdict = release.described() | {"world_model_sha256": frozen}
+    document = {"release": verdict, "measured": {name: side.to_json() for name, side in sides.items()}}
+    (run / RELEASE).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    if not release.released and not anyway:
+        return
+    found = training.read_checkpoint(checkpoint)
+    described = {k: v for k, v in found.manifest.items() if k not in ("format", "step", "sha256")}
+    training.write_checkpoint(
+        run / RELEASED,
+        found.step,
+        model=found.model,
+        state={},
+        config=found.config,
+        manifest=described | {"refinement": verdict},
+    )
+
+
+def say(console: Console, run: Path, checkpoint: Path, release: Release, anyway: bool) -> None:
+    """Tell where everything is; RefinementError for a policy that was refused."""
+    console.print(f"checkpoint: {checkpoint}\njudgement:  {run / RELEASE}")
+    if release.released or anyway:
+        console.print(
+            f"released:   {run / RELEASED}\nnext:       diffpolicy evaluate checkpoint={run / RELEASED}"
+        )
+    if not release.released:
+        reasons = "; ".join(release.reasons)
+        if anyway:
+            Console(stderr=True).print(f"warning: saved although the gate refused it: {reasons}")
+            return
+        raise RefinementError(
+            f"the gate refuses the refined policy: {reasons}. It is not released; `diffpolicy evaluate "
+            f"checkpoint={run}` shows what it does. To release it all the same: save_refused=true"
+        )
