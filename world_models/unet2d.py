@@ -25,9 +25,9 @@ class UNetSize(NamedTuple):
 
 
 SIZES = {
-    # 0.2 million parameters: trains on a few CPU cores at 48 or 64 pixels.
+    # 0.3 million parameters: trains on a few CPU cores at 48 or 64 pixels.
     "tiny": UNetSize((16, 32, 32), 1, 64),
-    # 4.4 million: DIAMOND's for Atari (Alonso et al. 2024, table of appendix D).
+    # 4.4 million: DIAMOND's for Atari (Alonso et al. 2024).
     "diamond": UNetSize((64, 64, 64, 64), 2, 256),
     # 330 million: the size that World4RL names (Jiang et al. 2025), with the channels of DIAMOND's largest model.
     "world4rl": UNetSize((128, 256, 512, 1024), 2, 2048),
@@ -86,7 +86,7 @@ class _ResidualBlock(nn.Module):
 
 
 class UNet2D(nn.Module):
-    """Residual blocks at falling and rising resolution, each of which sees the condition (DIAMOND, appendix D).
+    """Residual blocks at falling and rising resolution, each of which sees the condition.
 
     Down by convolutions of stride 2, orthogonal at first; up by repeating pixels and a convolution. On the way up a
     level has one block more than on the way down: each is shown what one layer on the way down has left. Attention is
