@@ -21,7 +21,7 @@ def query(command, monkeypatch, line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "candidates"),
     [
-        ("diffpolicy tra", ["train"]),
+        ("diffpolicy tra", ["train", "train-world-model"]),
         ("diffpolicy  bench", ["bench", "benchmark"]),
         ("diffpolicy train tas", ["task="]),
         ("diffpolicy train policy=fi", ["policy=fisor"]),
