@@ -170,11 +170,16 @@ class DigitLikelihood(Reward):
     """The proxy reward: log-probability of a class under a logistic regression on 600 digits; differentiable.
 
     It is right on real digits (94 % of the test pictures) and easily fooled by what is none.
+
+    Raises:
+        ValueError: if the class is not one from 0 to 9.
     """
 
     def __init__(self, digits: Digits, wanted: int = 3) -> None:
         from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
+        if not isinstance(wanted, int) or wanted not in range(10):
+            raise ValueError(f"a digit is a number from 0 to 9, not {wanted!r}")
         classifier = LogisticRegression(C=0.1, max_iter=2000)
         classifier.fit(digits.train[:PROXY_TRAINING].numpy(), digits.train_class[:PROXY_TRAINING].numpy())
         self.wanted = wanted

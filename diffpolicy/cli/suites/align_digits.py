@@ -10,7 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from diffpolicy.cli.suites.align_digits_document import Found, chosen_rate, document_of, markdown
-from diffpolicy.cli.suites.align_digits_jobs import long_job, method_options, run_job, run_pool, variance_job
+from diffpolicy.cli.suites.align_digits_jobs import (
+    chosen,
+    long_job,
+    method_options,
+    run_job,
+    run_pool,
+    variance_job,
+)
 from diffpolicy.cli.suites.align_digits_page import write_figures
 from diffpolicy.cli.suites.align_digits_runs import base_file
 from diffpolicy.cli.suites.jobs import Job
@@ -44,8 +51,8 @@ def run_network(cfg: DictConfig, network: str, console: Console) -> Found:
     base, sha = base_of(cfg, network)
     options = cfg.networks[network]
     tuned: dict[str, dict[float, list[Job]]] = {}
-    for name in cfg.methods:
-        rates = method_options(cfg, cfg.methods[name], str(name))["learning_rates"] or options.learning_rates
+    for name in chosen(cfg.methods, cfg):
+        rates = method_options(cfg, str(name), network)["learning_rates"] or options.learning_rates
         tuned[str(name)] = {
             float(rate): [
                 run_job(cfg, network, str(name), float(rate), seed, base, sha)
@@ -54,15 +61,15 @@ def run_network(cfg: DictConfig, network: str, console: Console) -> Found:
             for rate in rates
         }
     run_pool([job for rates in tuned.values() for jobs in rates.values() for job in jobs], cfg, console)
-    chosen = {name: chosen_rate(rates, cfg.target) for name, rates in tuned.items()}
+    best = {name: chosen_rate(rates, cfg.target) for name, rates in tuned.items()}
     reported = {
         name: [run_job(cfg, network, name, rate, seed, base, sha) for seed in cfg.seeds]
-        for name, rate in chosen.items()
+        for name, rate in best.items()
         if rate is not None
     }
     # One seed of every method before the next: what is there at any time speaks of all methods.
     run_pool([jobs[index] for index in range(len(cfg.seeds)) for jobs in reported.values()], cfg, console)
-    return Found(network, tuned, {name: rate for name, rate in chosen.items() if rate}, reported)
+    return Found(network, tuned, {name: rate for name, rate in best.items() if rate}, reported)
 
 
 def run_long(cfg: DictConfig, console: Console) -> tuple[dict[str, list[Job]], Job]:
@@ -71,7 +78,7 @@ def run_long(cfg: DictConfig, console: Console) -> tuple[dict[str, list[Job]], J
     base, sha = base_of(cfg, cfg.long.network)
     lasting = {
         str(name): [long_job(cfg, str(name), seed, base, sha) for seed in cfg.seeds]
-        for name in cfg.long.methods
+        for name in chosen(cfg.long.methods, cfg)
     }
     variance = variance_job(cfg, base, sha)
     jobs = [jobs[index] for index in range(len(cfg.seeds)) for jobs in lasting.values()]

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,25 @@ from diffpolicy.cli.suites.jobs import Job
 RUN_KEYS = ("options", "online", "align", "rule", "steps", "data", "rate_option", "anchor")
 
 
-def method_options(cfg: DictConfig, method: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return what is to be known of a method: what the suite says of all, changed by what it says of this one.
+def method_options(cfg: DictConfig, name: str, network: str) -> dict[str, Any]:
+    """Return what is to be known of a method: what is said of all, of this one, and of it with this network.
 
-    `online` and `options` are the method's own where it has any, not merged.
+    What is said of `online`, `options` and `align` replaces what was said before.
     """
-    usual: dict[str, Any] = OmegaConf.to_container(cfg.usual, resolve=True)  # type: ignore[assignment]
-    return {**usual, "objective": name, **method}
+    special = cfg.networks[network].methods.get(name)
+    return {**_plain(cfg.usual), "objective": name, **_plain(cfg.methods[name]), **_plain(special)}
+
+
+def chosen(names: DictConfig, cfg: DictConfig) -> list[str]:
+    """Return the names of methods or long runs that are not left out by `only`."""
+    return [str(name) for name in names if cfg.only is None or name in cfg.only]
 
 
 def run_job(
     cfg: DictConfig, network: str, name: str, learning_rate: float, seed: int, base: Path, sha: str
 ) -> Job:
     """Return the job of one run of a method of `methods`, until it reaches the target."""
-    method = method_options(cfg, _plain(cfg.methods[name]), name)
+    method = method_options(cfg, name, network)
     options = cfg.networks[network]
     stop = {"gold": cfg.target.gold, "manifold": cfg.target.manifold, "lost": cfg.lost}
     online = method["data"] == "online"
@@ -41,7 +46,7 @@ def run_job(
 
 def long_job(cfg: DictConfig, name: str, seed: int, base: Path, sha: str) -> Job:
     """Return the job of one run of `long`, which goes on to the end of its budget, whatever becomes of it."""
-    method = method_options(cfg, _plain(cfg.long.methods[name]), name)
+    method = {**_plain(cfg.usual), "objective": name, **_plain(cfg.long.methods[name])}
     every = int(cfg.long.every)
     rate = float(method["learning_rates"][0] if method["learning_rates"] else cfg.long.learning_rate)
     spec = _spec(cfg, cfg.long.network, method, rate, seed, cfg.long.calls, every)
@@ -61,25 +66,36 @@ def run_pool(jobs: Sequence[Job], cfg: DictConfig, console: Console) -> None:
     A run that fails leaves no result, is named, and does not stop the others.
     """
     waiting = [job for job in jobs if not job.kept()] if cfg.play else []
-    if not waiting:
-        return
     started, failed = time.monotonic(), []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cfg.workers, mp_context=context) as pool:
-        running = {pool.submit(job.run): job for job in waiting}
-        for done, future in enumerate(as_completed(running), start=1):
-            job, error = running[future], future.exception()
-            if error is not None:
-                failed.append(job.name)
-                console.print(f"  FAILED {job.name}: {error}", style="bold")
-                continue
-            rest = (time.monotonic() - started) / done * (len(waiting) - done) / 60
-            console.print(
-                f"  {done}/{len(waiting)} {job.name}: {_said(job.result())}; {rest:.0f} min to go",
-                style="dim",
-            )
+    for done, (job, error) in enumerate(_finished(waiting, cfg.workers), start=1):
+        if error is not None:
+            failed.append(job.name)
+            console.print(f"  FAILED {job.name}: {error}", style="bold")
+            continue
+        rest = (time.monotonic() - started) / done * (len(waiting) - done) / 60
+        console.print(
+            f"  {done}/{len(waiting)} {job.name}: {_said(job.result())}; {rest:.0f} min to go", style="dim"
+        )
     if failed:
         console.print(f"{len(failed)} runs failed and are left out: {', '.join(failed)}")
+
+
+def _finished(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, BaseException | None]]:
+    """Yield every job with what it failed of, as they end; a single worker is this process."""
+    if workers == 1:
+        for job in jobs:
+            try:
+                job.run()
+            except Exception as error:
+                yield job, error
+            else:
+                yield job, None
+    elif jobs:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            running = {pool.submit(job.run): job for job in jobs}
+            for future in as_completed(running):
+                yield running[future], future.exception()
 
 
 def _said(result: Mapping[str, Any]) -> str:
