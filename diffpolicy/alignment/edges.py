@@ -226,9 +226,13 @@ class Likelihoods:
         """Check that the denoiser is the one that took the steps: that every likelihood ratio is 1.
 
         Raises:
-            TrainingError: if one is not, within `RATIO_TOLERANCE`.
+            TrainingError: if one is not, within `RATIO_TOLERANCE`, or no step has a likelihood.
         """
         everything = replace(self, steps=replace(self.steps, share=1.0, log_prob_range=None))
+        try:
+            everything.choose(recorded(rollout), torch.Generator())
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
         for some in chunks(len(rollout.clean), CHECKED_AT_ONCE):
             # Nothing is drawn with share 1; the generator is a formality.
             for each in everything.taken(select(rollout, some), denoiser, torch.Generator()):

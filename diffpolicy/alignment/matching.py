@@ -149,7 +149,7 @@ def inner_levels(levels: Sequence[int], share: float = 0.9) -> tuple[int, ...]:
     inner = tuple(levels[1 : math.floor(share * len(levels) + 1e-9)])
     if not inner:
         raise ValueError(
-            f"without the first and after {share:g} of its steps, no level of {tuple(levels)} is left"
+            f"without the first and after {share:g} of its steps, no level of {tuple(levels)} is left: take more steps"
         )
     return inner
 

@@ -1,5 +1,6 @@
 """`diffpolicy align`: fine-tunes digits, pipelines of diffusers and chunk policies; resumes a stopped run."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,13 @@ import diffpolicy
 from diffpolicy import training
 from diffpolicy.alignment import AlignConfig, Aligner, OnlineConfig, Term
 from diffpolicy.alignment.monitor import Monitor
-from diffpolicy.alignment.recipes import beside, build_experience, build_objective, config_of
+from diffpolicy.alignment.recipes import (
+    RecipeError,
+    beside,
+    build_experience,
+    build_objective,
+    config_of,
+)
 from diffpolicy.alignment.report import write_report
 from diffpolicy.alignment.samples import Rollout
 from diffpolicy.alignment.stopping import StopRule
@@ -37,6 +44,15 @@ class MonitorConfig:
     rule: StopRule = field(default_factory=StopRule)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Options of objectives that are not their config's own, see `recipes.beside`."""
+
+    draws: int = 6
+    coupled: bool = False
+    value: bool = True
+
+
 class PolicyAligner(Aligner):
     """Keeps the policy alone, so that its checkpoints load as those of any other."""
 
@@ -48,8 +64,12 @@ class PolicyAligner(Aligner):
 def main(cfg: DictConfig) -> None:
     """Align what `cfg` describes in the folder `cfg.run`, and say what came of it."""
     for name in ("checkpoint_every", "log_every"):
-        if cfg[name] < 1:
+        if not isinstance(cfg[name], int) or cfg[name] < 1:
             raise ConfigError(f"{name}={cfg[name]} must be at least 1 update")
+    if not isinstance(cfg.seed, int):
+        raise ConfigError(f"seed={cfg.seed} must be a whole number")
+    if not isinstance(cfg.anchor, int | float) or not 0.0 <= cfg.anchor < math.inf:
+        raise ConfigError(f"anchor={cfg.anchor} must be a weight of 0 or more")
     run = Path(cfg.run)
     with refused():
         subject = load_subject(cfg, compute_device(cfg))
@@ -78,6 +98,7 @@ def make_aligner(cfg: DictConfig, subject: Subject) -> Aligner:
     """Return the trainer of the configured objective, beside it the anchor to demonstrations if it has a weight."""
     name, online = str(cfg.objective.name), build(OnlineConfig, cfg.online, "online")
     objective = build_objective(name, subject.model, subject.reward, online.rule, objective_options(cfg))
+    held = [anchor(cfg, subject, online)] if cfg.anchor else []
     needs, data = objective.needs, subject.data
     if data is None and subject.demonstrations and not (needs.rewards or needs.pairs or needs.prompts):
         data = subject.demonstrations()
@@ -85,9 +106,7 @@ def make_aligner(cfg: DictConfig, subject: Subject) -> Aligner:
         experience = build_experience(subject.model, subject.reward, objective, online, data)
     else:
         experience = subject.own_samples(objective, online)
-    terms = [Term(objective, experience)]
-    if cfg.anchor:
-        terms.append(anchor(cfg, subject, online))
+    terms = [Term(objective, experience), *held]
     config = replace(build(AlignConfig, cfg.align, "align"), seed=cfg.seed)
     # A policy stays one of its own method, which is what loads it.
     manifest = {"method": "align", "version": diffpolicy.__version__} | (subject.manifest or {})
@@ -98,12 +117,14 @@ def make_aligner(cfg: DictConfig, subject: Subject) -> Aligner:
 
 def anchor(cfg: DictConfig, subject: Subject, online: OnlineConfig) -> Term:
     """Return supervised fine-tuning on demonstrations, as a second term of weight `cfg.anchor`."""
+    if cfg.objective.name == "sft":
+        raise ConfigError("objective=sft is the anchor itself: leave anchor out")
     data = subject.data
     if data is None and subject.demonstrations is not None:
         data = subject.demonstrations()
-    if not isinstance(data, Rollout) or cfg.anchor < 0.0:
+    if not isinstance(data, Rollout):
         raise ConfigError(
-            f"anchor={cfg.anchor} is a positive weight of demonstrations: give them as data=FILE"
+            f"anchor={cfg.anchor} is the weight of demonstrations: give them as data=FILE, with 'clean' in it"
         )
     sft = build_objective("sft", subject.model)
     return Term(sft, build_experience(subject.model, None, sft, online, data), cfg.anchor)
@@ -116,7 +137,8 @@ def objective_options(cfg: DictConfig) -> dict[str, Any]:
     others = {option: given.pop(option) for option in beside(name) if option in given}
     kind = config_of(name)
     own = {} if kind is None else vars(build(kind, given, "objective"))
-    return {**own, **others}
+    checked = build(Beside, others, "objective")
+    return {**own, **{option: getattr(checked, option) for option in others}}
 
 
 def make_monitor(cfg: DictConfig, subject: Subject, aligner: Aligner) -> Monitor | None:
@@ -133,15 +155,19 @@ def make_monitor(cfg: DictConfig, subject: Subject, aligner: Aligner) -> Monitor
         samples=config.samples,
         rule=config.rule,
         start=aligner.terms[0].objective.start,
-        at_once=cfg.online.at_once,
+        at_once=build(OnlineConfig, cfg.online, "online").at_once,
     )
 
 
 def stored_config(cfg: DictConfig, subject: Subject) -> dict[str, Any]:
-    """Return what checkpoints keep: what was learnt from, and of a policy its own configuration; no secrets."""
+    """Return what checkpoints keep: what was learnt from, and of a policy its own configuration; no secrets.
+
+    How patiently a server is asked is not learnt from: who finds it too slow goes on with a longer timeout.
+    """
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     for reward in (given["reward"], given["gold"]):
-        reward.pop("token", None)
+        for name in ("token", "timeout", "retries", "backoff"):
+            reward.pop(name, None)
     kept = {name: value for name, value in given.items() if name not in NOT_LEARNT_FROM}
     return kept if subject.config is None else {**subject.config, "align": kept}
 
@@ -160,6 +186,6 @@ def refused() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        if type(error) in (ValueError, TypeError):
+        if type(error) in (ValueError, TypeError, RecipeError):
             raise ConfigError(str(error)) from error
         raise

@@ -1,5 +1,7 @@
 """Files that offline objectives learn from: comparisons, or samples worth repeating."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,15 @@ def load_samples(file: Path, model: Model) -> Rollout | Pairs:
     file = file.expanduser()
     if not file.is_file():
         raise ConfigError(f"data={file}: there is no such file")
+    if not zipfile.is_zipfile(file):
+        raise ConfigError(f"data={file} is not a .npz file, which numpy.savez writes")
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"data={file} is not a .npz file of plain arrays: {error}") from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(
+            f"data={file} is damaged, or not all of it are arrays of numbers: {error}"
+        ) from error
     names = ("winner", "loser") if "winner" in arrays else ("clean",)
     found = [_checked(arrays, name, file, model) for name in names]
     if len({len(each) for each in found}) > 1:
@@ -44,10 +50,12 @@ def _checked(arrays: dict[str, Tensor], name: str, file: Path, model: Model) -> 
         raise ConfigError(
             f"data={file} holds {', '.join(arrays) or 'nothing'}; comparisons are 'winner' and 'loser', samples 'clean'"
         )
+    if arrays[name].is_complex():
+        raise ConfigError(f"data={file}: {name!r} holds complex numbers; samples are real")
     values = arrays[name].float().to(model.device)
     if values.shape[1:] != model.shape or not len(values):
         raise ConfigError(
-            f"data={file}: {name!r} is {tuple(values.shape)}, samples of this model are {model.shape}"
+            f"data={file}: {name!r} is {tuple(values.shape)}, samples of this model are {model.shape}, at least one"
         )
     if not torch.isfinite(values).all():
         raise ConfigError(f"data={file}: {name!r} holds numbers that are not finite")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from diffpolicy.alignment.digits import (
     DigitJudge,
     DigitLikelihood,
     Digits,
+    Network,
     digits_model,
     load_digits,
     make_network,
@@ -28,9 +29,23 @@ from diffpolicy.alignment.recipes import build_experience
 from diffpolicy.cli.align_data import load_samples
 from diffpolicy.cli.align_rewards import DIGITS, is_own, picture_reward
 from diffpolicy.cli.align_subjects import Subject
+from diffpolicy.cli.config import build
 from diffpolicy.data import cache_folder
 
 WANTED = 3  # unless the reward says otherwise
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """The example's network, the updates that its base is trained for, and the steps of its sampler."""
+
+    network: Network = "mlp"
+    updates: int = 3000
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.updates < 1:
+            raise ValueError(f"digits.updates={self.updates} must be at least 1 update of the base")
 
 
 class JudgedDigit(Reward):
@@ -47,15 +62,15 @@ class JudgedDigit(Reward):
 
 def digits_subject(cfg: DictConfig, device: torch.device) -> Subject:
     """Return the digits' base, its proxy reward and gold judge, and the real digits of the wanted class."""
-    digits = load_digits()
-    kind, wanted = cfg.digits.network, cfg.reward.get("digit", WANTED)
-    network = base_network(kind, cfg.digits.updates, digits).to(device)
-    made = digits_model(kind, network, cfg.digits.steps)
-    model = replace(made, process=made.process.to(device))
+    digits, config = load_digits(), build(DigitsConfig, cfg.digits, "digits")
+    kind, wanted = config.network, cfg.reward.get("digit", WANTED)
     proxy = DigitLikelihood(digits, wanted)
     own = is_own(cfg.reward) or cfg.reward.name == DIGITS
     reward = proxy if own else picture_reward(cfg.reward, "reward", device)
-    gold = JudgedDigit(DigitJudge.make(digits, proxy)) if is_own(cfg.gold) and own else None
+    gold = _gold(cfg, digits, proxy if own else None, device)
+    network = base_network(kind, config.updates, digits).to(device)
+    made = digits_model(kind, network, config.steps)
+    model = replace(made, process=made.process.to(device))
 
     def demonstrations() -> Rollout:
         clean = digits.train[digits.train_class == wanted].reshape(-1, *sample_shape(kind)).to(device)
@@ -66,12 +81,23 @@ def digits_subject(cfg: DictConfig, device: torch.device) -> Subject:
         reward,
         lambda objective, online: build_experience(model, reward, objective, online),
         lambda run: [],
-        gold=gold if is_own(cfg.gold) else picture_reward(cfg.gold, "reward@gold", device),
+        gold=gold,
         real=pictures(digits.test).to(device),
         data=None if cfg.data is None else load_samples(Path(cfg.data), model),
         demonstrations=demonstrations,
-        manifest={"digits": {"network": kind, "updates": cfg.digits.updates, "wanted": wanted}},
+        manifest={"digits": {"network": kind, "updates": config.updates, "wanted": wanted}},
     )
+
+
+def _gold(
+    cfg: DictConfig, digits: Digits, proxy: DigitLikelihood | None, device: torch.device
+) -> Reward | None:
+    """Return what is only watched: by default the judge of the digit that is trained on, where there is one."""
+    if is_own(cfg.gold):
+        return None if proxy is None else JudgedDigit(DigitJudge.make(digits, proxy))
+    if cfg.gold.name == DIGITS:
+        return DigitLikelihood(digits, cfg.gold.digit)
+    return picture_reward(cfg.gold, "reward@gold", device)
 
 
 def base_network(kind: Any, updates: int, digits: Digits) -> nn.Module:

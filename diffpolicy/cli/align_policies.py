@@ -11,6 +11,7 @@ from rich.console import Console
 import envs
 from diffpolicy import training
 from diffpolicy.alignment import Experience, Objective, OnlineConfig, Rollout
+from diffpolicy.alignment.recipes import recipe
 from diffpolicy.cli.align_rewards import is_own
 from diffpolicy.cli.align_subjects import Subject
 from diffpolicy.cli.common import dataset_path, load_dataset
@@ -28,6 +29,10 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
     """
     if not is_own(cfg.reward) or not is_own(cfg.gold):
         raise ConfigError("a policy is rated by its task: leave reward and reward@gold as they are")
+    if recipe(str(cfg.objective.name)).family == "gradient":
+        raise ConfigError(
+            f"objective={cfg.objective.name} follows the gradient of a reward, and episodes have none: take nft, say"
+        )
     runs = trained_seeds(run)
     if len(runs) > 1:
         Console(stderr=True).print(f"of the {len(runs)} training seeds in {run}, {runs[0].name} is aligned")

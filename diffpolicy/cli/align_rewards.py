@@ -16,25 +16,34 @@ from diffpolicy.alignment.rewards import (
     JPEGSize,
     PickScore,
 )
+from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 
 OWN, DIGITS = "own", "digits"  # which only a model can make
 
 # Each takes the device that pretrained networks are to be on, and the other keys of its file.
 REWARDS: Mapping[str, Callable[..., Reward]] = {
-    "jpeg": lambda device, **options: JPEGSize(**options),
-    "incompressibility": lambda device, **options: JPEGSize(compressible=False, **options),
+    "jpeg": lambda device, **options: build(JPEGSize, options, "reward"),
+    "incompressibility": lambda device, **options: build(
+        JPEGSize, {**options, "compressible": False}, "reward"
+    ),
     "aesthetic": lambda device, path, **options: AestheticReward.from_folder(path, device, **options),
     "clip": lambda device, path: CLIPReward.from_folder(path, device),
     "pickscore": lambda device, path: PickScore.from_folder(path, device),
     "hps": lambda device, path, **options: HPSReward.from_folder(path, device, **options),
     "imagereward": lambda device, path: ImageReward.from_folder(path, device),
-    "http": lambda device, **options: HTTPReward(**options),
+    "http": lambda device, **options: build(HTTPReward, options, "reward"),
 }
 
 
-def is_own(node: DictConfig) -> bool:
-    """Return whether a reward is what the model comes with."""
+def is_own(node: Any) -> bool:
+    """Return whether a reward is what the model comes with.
+
+    Raises:
+        ConfigError: if `node` is none, but the name of one: `gold=jpeg`.
+    """
+    if not isinstance(node, DictConfig) or "name" not in node:
+        raise ConfigError(f"gold={node}: a reward that is only watched is chosen with reward@gold=NAME")
     return str(node.name) == OWN
 
 

@@ -1,9 +1,9 @@
 """What `diffpolicy align` can align: digits, a pipeline of diffusers, a chunk policy; each with what comes with it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, ListConfig
@@ -20,11 +20,32 @@ from diffpolicy.alignment import (
 )
 from diffpolicy.alignment.recipes import build_experience
 from diffpolicy.cli.align_data import load_samples
-from diffpolicy.cli.align_rewards import picture_reward
+from diffpolicy.cli.align_rewards import is_own, picture_reward
+from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.training import Judge
 
 Samples = Rollout | Pairs
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The rank of adapters and what they are scaled by, over the rank; None: the rank."""
+
+    rank: int = 8
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How a pipeline is loaded, see `load_pipeline`."""
+
+    steps: int = 10
+    guidance: float | None = None
+    size: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)
@@ -57,32 +78,58 @@ def load_subject(cfg: DictConfig, device: torch.device) -> Subject:
         ConfigError: if there is nothing of that name, or the reward is not for it.
         TrainingError: if what is there cannot be read.
     """
+    is_own(cfg.gold)  # is it a reward at all
     if cfg.model == "digits":
+        _without_prompts(cfg)
         from diffpolicy.cli.align_digits import digits_subject
 
         return digits_subject(cfg, device)
     folder = Path(str(cfg.model)).expanduser()
     if (folder / "checkpoints").is_dir() or (folder / "seed-0" / "checkpoints").is_dir():
+        _without_prompts(cfg)
         from diffpolicy.cli.align_policies import policy_subject
 
         return policy_subject(cfg, folder, device)
+    if not (folder / "model_index.json").is_file() and not in_hub_cache(str(cfg.model)):
+        raise ConfigError(
+            f"model={cfg.model} is none: neither digits, nor a folder of a diffusers pipeline (with model_index.json) "
+            "or its id in the local Hugging Face cache (hf download ID), nor a run of `diffpolicy train`"
+        )
     return pipeline_subject(cfg, device)
+
+
+def in_hub_cache(name: str) -> bool:
+    """Return whether the hub's local cache has a pipeline of that id; importing diffusers takes far longer."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False
+    try:
+        return isinstance(try_to_load_from_cache(name, "model_index.json"), str)
+    except ValueError:  # not an id
+        return False
+
+
+def _without_prompts(cfg: DictConfig) -> None:
+    if cfg.prompts is not None:
+        raise ConfigError(f"prompts={cfg.prompts}: model={cfg.model} answers none, only pipelines do")
 
 
 def pipeline_subject(cfg: DictConfig, device: torch.device) -> Subject:
     """Return a pipeline of diffusers, from a folder or the hub, with adapters to be trained."""
     from diffpolicy.alignment.pipelines import load_pipeline, save_adapter
 
-    options = {name: value for name, value in cfg.pipeline.items() if name != "lora"}
+    prompts, config = prompts_of(cfg), build(PipelineConfig, cfg.pipeline, "pipeline")
+    reward = picture_reward(cfg.reward, "reward", device)
+    options = {name: value for name, value in vars(config).items() if name != "lora"}
     model = load_pipeline(
         str(cfg.model),
-        prompts=prompts_of(cfg),
-        lora_rank=cfg.pipeline.lora.rank,
-        lora_alpha=cfg.pipeline.lora.alpha,
+        prompts=prompts,
+        lora_rank=config.lora.rank,
+        lora_alpha=config.lora.alpha,
         device=device,
         **options,
     )
-    reward = picture_reward(cfg.reward, "reward", device)
     data = None if cfg.data is None else load_samples(Path(cfg.data), model)
     if reward is None and data is None:
         raise ConfigError(

@@ -27,7 +27,7 @@ SHIPPED = {"OfflineBallCircle-v0": "ball_circle.hdf5", "PushT-v0": "pusht.npz"}
 def compute_device(cfg: DictConfig) -> torch.device:
     """Return the device that `cfg.device` names, after limiting PyTorch to `cfg.threads` threads if that is given."""
     if cfg.threads is not None:
-        if cfg.threads < 1:
+        if not isinstance(cfg.threads, int) or cfg.threads < 1:
             raise ConfigError(f"threads={cfg.threads} must be at least 1; threads=null leaves it to PyTorch")
         torch.set_num_threads(cfg.threads)
     return training.pick_device(cfg.device)

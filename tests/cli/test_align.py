@@ -126,6 +126,12 @@ def test_a_server_rates_digits_and_its_token_stays_secret(
     server.server_close()
     kept = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(b"sesame" in file.read_bytes() for file in kept)
+    patient = [
+        "reward.retries=1",
+        "reward.timeout=300",
+        words[-1],
+    ]  # of the same run: it learns nothing from these
+    assert dispatch(["align", *words[:2], *patient, *TINY]) == 0
     assert dispatch(["align", *words[:3], f"run={tmp_path / 'gone'}", *TINY]) == 1
     assert f"127.0.0.1:{server.server_port}" in capsys.readouterr().err
 
@@ -166,14 +172,32 @@ def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest
         (["objective.beta=-1"], "beta > 0"),
         (["objective.beta=high"], "objective.beta must be float"),
         (["online.group_size=1"], "two samples or more"),
-        (["model=nowhere", "reward=jpeg"], "no diffusers pipeline at 'nowhere'"),
+        (["model=nowhere", "reward=jpeg"], "model=nowhere is none: neither digits, nor a folder"),
+        (["model={folder}", "reward=jpeg"], "model_index.json"),
+        (["prompts=[a]"], "only pipelines do"),
+        (["gold=jpeg"], "reward@gold=NAME"),
+        (["reward=digits_three", "reward.digit=12"], "from 0 to 9, not 12"),
+        (["reward=jpeg", "reward.quality=high"], "reward.quality must be int"),
+        (["reward=http", "reward.url=http://here:99999"], "http://host:port"),
+        (["objective=ddpo", "online.rule.eta=0"], "eta > 0"),
+        (["objective=rwr", "online.temperature=0"], "temperature"),
+        (["objective.draws=2.5"], "objective.draws must be int"),
+        (["digits.updates=0"], "at least 1 update"),
+        (["seed=abc"], "a whole number"),
+        (["checkpoint_every=often"], "at least 1 update"),
+        (["threads=some"], "at least 1"),
         (["reward=pickscore"], "needs reward.path=..."),
         (["reward=clip", "reward.path=/nowhere"], "no folder /nowhere"),
         (["objective=draft_k", "reward=jpeg"], "JPEGSize has none"),
         (["data=nowhere.npz"], "no such file"),
         (["data={wrong}"], "comparisons are 'winner' and 'loser'"),
         (["data={scalar}"], "samples of this model are (64,)"),
-        (["anchor=-1"], "positive weight"),
+        (["data={text}"], "not a .npz file"),
+        (["data={damaged}"], "is damaged"),
+        (["data={clean}"], "learns from its own samples"),
+        (["anchor=-1"], "a weight of 0 or more"),
+        (["anchor=nan"], "a weight of 0 or more"),
+        (["anchor=1", "objective=sft"], "leave anchor out"),
         (["digits.network=mpl"], "mlp, unet"),
         (["log_every=0"], "at least 1 update"),
     ],
@@ -184,7 +208,14 @@ def test_mistakes_get_one_sentence(
     wrong, scalar = tmp_path / "wrong.npz", tmp_path / "scalar.npz"
     np.savez(wrong, pictures=np.zeros((2, 64)))
     np.savez(scalar, clean=np.zeros(2))
-    given = [word.format(wrong=wrong, scalar=scalar) for word in words]
+    text, damaged, clean = tmp_path / "text.npz", tmp_path / "damaged.npz", tmp_path / "clean.npz"
+    text.write_text("not an archive")
+    np.savez(clean, clean=np.zeros((8, 64)))
+    content = bytearray(clean.read_bytes())
+    content[300] ^= 255
+    damaged.write_bytes(content)
+    files = {"wrong": wrong, "scalar": scalar, "text": text, "damaged": damaged, "clean": clean}
+    given = [word.format(folder=tmp_path, **files) for word in words]
     assert dispatch(["align", f"run={tmp_path / 'run'}", *TINY, *given]) in (1, 2)
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
@@ -197,3 +228,9 @@ def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "align.md").read_text(), flags=re.DOTALL)
     exec(compile(snippet, "docs/align.md", "exec"), {"__name__": "example"})  # noqa: S102
     assert training.read_checkpoint(tmp_path / "runs" / "mine").step == 20
+
+
+def test_what_digits_say_of_digits_can_be_watched(tmp_path: Path) -> None:
+    words = ["reward=jpeg", "reward@gold=digits_three", "gold.digit=7"]
+    assert dispatch(["align", f"run={tmp_path}", *words, *TINY]) == 0
+    assert all(value < 0.0 for value in training.read_curves(tmp_path)["monitor/gold"][1])

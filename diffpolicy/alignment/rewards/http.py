@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from torch import Tensor
 
@@ -35,7 +35,7 @@ class HTTPReward(Reward):
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise ValueError(
                 f"a reward server is named as http://host:port or https://host, not {self.url!r}"
             )
@@ -99,3 +99,11 @@ class HTTPReward(Reward):
         if len(body) > self.max_bytes:
             raise WireError(f"its answer is larger than {self.max_bytes} bytes")
         return answer.status, body
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Return whether an address leaves its port out, or has one from 1 to 65535."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
