@@ -3,10 +3,10 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour; replaced by currentColor
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # of Okabe and Ito; markers differ too
@@ -36,6 +36,9 @@ def chart(name: str, along: str, panels: Sequence[Panel]) -> str:
 
     Ids in it begin with `name`, so that several charts can stand on one page.
     """
+    import matplotlib as mpl  # takes as long to import as all of alignment, and only reports need it
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(STYLE):
         drawn = Figure(figsize=(5.2, 0.6 + 1.9 * len(panels)), layout="constrained")
         axes = drawn.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -55,7 +58,9 @@ def chart(name: str, along: str, panels: Sequence[Panel]) -> str:
     return _export(drawn, name)
 
 
-def _export(drawn: Figure, name: str) -> str:
+def _export(drawn: "Figure", name: str) -> str:
+    import matplotlib as mpl
+
     drawn.patch.set_alpha(0.0)
     for axes in drawn.axes:
         axes.patch.set_alpha(0.0)

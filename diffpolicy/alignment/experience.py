@@ -51,6 +51,16 @@ class Experience(Protocol):
         """How many samples a group has, for the trainer to check that none is missing; None where there are none."""
         return None
 
+    @property
+    def unit(self) -> int:
+        """How many samples can only be learnt from together: those of a tree, which share steps."""
+        return 1
+
+    @property
+    def units(self) -> int | None:
+        """How many of those a batch has at most, one for each minibatch or more; None if nobody knows before."""
+        return None
+
     def gather(self, roles: Roles, generator: torch.Generator) -> Gathered:
         """Return the batch of one iteration; all randomness is the generator's.
 
@@ -79,7 +89,7 @@ class OnlineConfig:
 
     With `splits` every group is a denoising tree from one start, which splits in `branches` at these steps, their
     noises independent by `noise_scale`, see `sample_tree`; every step then has an advantage of its own, see
-    `tree_advantages`. Let the trainer's microbatch hold whole trees: what parts of one share counts in each of them.
+    `tree_advantages`. The trainer's microbatches hold whole trees: what parts of one share would count in each of them.
     """
 
     groups: int = 8
@@ -102,6 +112,8 @@ class OnlineConfig:
             )
         if self.advantages not in ADVANTAGE_KINDS:
             raise ValueError(f"advantages are one of {', '.join(ADVANTAGE_KINDS)}, not {self.advantages!r}")
+        if not self.temperature > 0.0:
+            raise ValueError(f"a roll-out's temperature of weights is positive, got {self.temperature}")
         if self.splits and self.group_size != self.branches ** len(self.splits):
             raise ValueError(
                 f"a tree that splits {len(self.splits)} times in {self.branches} is a group of "
@@ -129,19 +141,27 @@ class Online(Experience):
                 f"this objective follows the reward's gradient, and {type(reward).__name__} has none: "
                 "take a differentiable reward, or an objective that needs only its values"
             )
-        if config.splits and not (needs.path and needs.rewards):
-            raise ValueError(
-                "trees are for objectives that take recorded steps and rewards: leave splits empty"
-            )
         self.model, self.reward, self.needs, self.config = model, reward, needs, config
-        self._start = objective.start
+        self._start, self._begin = objective.start, objective.begin
         self._sampler = Sampler(model.process, config.solver, model.levels)
         self._buffer = PromptBuffer()
+        self._check(type(objective).__name__)
 
     @property
     def group_size(self) -> int:
         """How many samples answer a prompt."""
         return self.config.group_size
+
+    @property
+    def unit(self) -> int:
+        """The samples of a tree; 1 without trees."""
+        return self.config.group_size if self.config.splits else 1
+
+    @property
+    def units(self) -> int:
+        """How many trees, pairs or samples a roll-out has."""
+        together = 2 if self.needs.pairs else self.unit
+        return self.config.groups * self.config.group_size // together
 
     def gather(self, roles: Roles, generator: torch.Generator) -> Gathered:
         """Return prompts, or rated samples or pairs of samples of them, as the objective needs."""
@@ -155,9 +175,9 @@ class Online(Experience):
                 Prompted(condition, list(self.model.prompts.labels(index)), noise), {}, len(index)
             )
         rollout = self._roll_out(role(roles, "old" if self.needs.old else "train"), index, generator)
-        with torch.no_grad():
+        with torch.no_grad():  # of the reward, too: it may have weights of its own
             seen = self.model.decode(rollout.clean)
-        rewards = rate(self.reward, seen, self.model.prompts.labels(index))
+            rewards = rate(self.reward, seen, self.model.prompts.labels(index))
         logs = reward_logs(rewards)
         if self.needs.pairs:
             pairs = paired(rollout, rewards.total)
@@ -184,6 +204,7 @@ class Online(Experience):
         model, config = self.model, self.config
         noise = self._noise(index, generator)
         condition = model.prompts.condition(index, guided=True)
+        self._begin()
         if self._start is not None:
             noise[0] = self._start(noise[0], condition, index)
         start = model.process.noise_at(model.levels[0]) * noise[0]
@@ -233,6 +254,25 @@ class Online(Experience):
             trees.append(tree)
         return join_trees(trees)
 
+    def _check(self, learner: str) -> None:
+        """Raise ValueError if roll-outs like these are not what the objective called `learner` can learn from."""
+        needs, config = self.needs, self.config
+        if not (needs.rewards or needs.pairs or needs.prompts):
+            raise ValueError(
+                f"{learner} learns from demonstrations, not from rated samples: give it `Fixed` data, or take RWR"
+            )
+        if config.splits and not (needs.path and needs.rewards):
+            raise ValueError(
+                "trees are for objectives that take recorded steps and rewards: leave splits empty"
+            )
+        if needs.pairs and config.group_size % 2:
+            raise ValueError(f"pairs are made of groups of an even size, got group_size={config.group_size}")
+        if config.shared_start and not (needs.path or needs.prompts) and self._sampler.draws == 1:
+            raise ValueError(
+                f"the solver {config.solver!r} adds no noise, so that samples from a shared start are all the same: "
+                "leave shared_start out, or take the solver 'ddpm'"
+            )
+
     def _noise(self, index: Tensor, generator: torch.Generator) -> Tensor:
         draws = 1 + len(self.model.levels) if self.needs.path else self._sampler.draws
         draws = 1 if self.config.splits else draws  # a tree draws that of its steps itself
@@ -265,6 +305,11 @@ class Fixed(Experience):
         if size(data) < 1 or count < 1:
             raise ValueError(f"minibatches of {count} cannot be drawn from {size(data)} samples")
         self.data, self.count = data, count
+
+    @property
+    def units(self) -> int:
+        """The samples of a minibatch."""
+        return self.count
 
     def gather(self, roles: Roles, generator: torch.Generator) -> Gathered:
         """Return a minibatch."""

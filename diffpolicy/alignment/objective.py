@@ -72,8 +72,12 @@ class Objective(Protocol[Batch]):
 
     @property
     def start(self) -> StartPolicy | None:
-        """What makes the noise that samples start from; None for standard normal noise."""
+        """What makes the noise that samples start from, and remembers nothing; None for standard normal noise."""
         return None
+
+    def begin(self) -> None:
+        """Get ready for the roll-out that is made next, to be learnt from: remember what it starts from."""
+        return  # not abstract: most remember nothing
 
     def parts(self, batch: Batch, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
         """Yield the parts of the scalar to minimise.

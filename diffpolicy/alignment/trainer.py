@@ -42,8 +42,8 @@ class Decay:
 class AlignConfig:
     """Every iteration gathers a batch and makes `updates` optimiser updates of it, a minibatch each.
 
-    A minibatch is backpropagated `microbatch` samples at a time, or whole. Updates are AdamW's, after the gradient's
-    norm is cut at `gradient_clip`. `old` and `ema` move after every iteration.
+    A minibatch is backpropagated `microbatch` samples at a time, or whole; trees are never cut. Updates are AdamW's,
+    after the gradient's norm is cut at `gradient_clip`. `old` and `ema` move after every iteration.
     """
 
     iterations: int = 100
@@ -91,7 +91,11 @@ class Aligner(Learner):
     """Trains the "train" role of a model on the sum of `terms`: usually one, and perhaps an anchor to demonstrations.
 
     Before the first update the batch is checked: complete groups, finite advantages, and whatever the objective itself
-    can check (a likelihood ratio of 1). The reference is checked to be what it was at every checkpoint.
+    can check (a likelihood ratio of 1). The reference is checked to be what it was at every checkpoint. Of values that
+    several terms log under one name the first term's is kept.
+
+    Raises:
+        ValueError: if a batch cannot be cut into that many minibatches, or microbatches would cut trees.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Aligner(Learner):
         config: AlignConfig,
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
+        _check_cuts(terms, config)
         self.model_to_align, self.terms, self.config = model, tuple(terms), config
         self.total_steps = config.iterations * config.updates
         self.calls = 0
@@ -132,7 +137,7 @@ class Aligner(Learner):
         before = self._place()
         try:
             if step % self.config.updates == 0:
-                self._gather(first=step == 0)
+                self._gather()
             logs = dict(self._gathered)
             batches = [waiting.pop(0) for waiting in self._waiting if waiting]
             if len(batches) == len(self.terms):
@@ -213,7 +218,8 @@ class Aligner(Learner):
             term.experience.load_state(stored)
         self._waiting, self._gathered, self.calls = place.waiting, place.gathered, place.calls
 
-    def _gather(self, first: bool) -> None:
+    def _gather(self) -> None:
+        first = not self._optimizer.state  # nothing has been learnt yet: a first batch may have been all ties
         gathered = [term.experience.gather(self.model_to_align.roles, self._generator) for term in self.terms]
         for term, found in zip(self.terms, gathered, strict=True):
             _check(term, found)
@@ -226,21 +232,21 @@ class Aligner(Learner):
             else []
             for found in gathered
         ]
-        self._gathered = {"reward_calls": float(self.calls)}
-        for found in reversed(gathered):  # of equal names, the main term's
-            self._gathered |= found.logs
+        self._gathered = {"reward_calls": float(self.calls)} | _main_first([found.logs for found in gathered])
 
     def _learn(self, batches: list[Samples], step: int) -> Logs:
         self._optimizer.zero_grad(set_to_none=True)
-        loss, logs = 0.0, []
+        loss, logs = 0.0, list[Logs]()
         for term, batch in zip(self.terms, batches, strict=True):
+            own: list[Logs] = []
             for micro in chunks(size(batch), self.config.microbatch):
                 share = term.weight * len(micro) / size(batch)
                 piece = batch if len(micro) == size(batch) else select(batch, micro)
                 for part in term.objective.parts(piece, self.model_to_align.roles, self._generator):
                     (share * part.loss).backward()  # type: ignore[no-untyped-call]
                     loss += share * part.loss.item()
-                    logs.append(part.logs)
+                    own.append(part.logs)
+            logs.append(mean_logs(own))
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip))
         if norm != norm or norm in (float("inf"), float("-inf")):
@@ -249,7 +255,7 @@ class Aligner(Learner):
                 "learning rate, or look at the rewards of this iteration"
             )
         self._optimizer.step()
-        return mean_logs(logs) | {"loss": loss, "gradient_norm": norm}
+        return _main_first(logs) | {"loss": loss, "gradient_norm": norm}
 
     def _move_roles(self, iteration: int) -> None:
         for name, decay in ((OLD, self.config.old), (EMA, self.config.ema)):
@@ -265,6 +271,27 @@ class Aligner(Learner):
             for owned in self._owned.values()
         ]
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+
+
+def _main_first(logs: Sequence[Logs]) -> Logs:
+    """Return the logs of all terms as one; of equal names, the first term's."""
+    return {name: value for each in reversed(logs) for name, value in each.items()}
+
+
+def _check_cuts(terms: Sequence[Term], config: AlignConfig) -> None:
+    for term in terms:
+        unit, units = term.experience.unit, term.experience.units
+        if config.microbatch is not None and config.microbatch % unit:
+            raise ValueError(
+                f"samples of a tree share steps, which would count again in every part of it: make microbatch, "
+                f"{config.microbatch}, a multiple of {unit}, the samples of a tree"
+            )
+        if units is not None and config.updates > units:
+            kind = "trees" if unit > 1 else "samples"
+            raise ValueError(
+                f"a batch of {units} {kind} cannot be cut into {config.updates} minibatches: make fewer updates, or "
+                "larger roll-outs"
+            )
 
 
 def _check(term: Term, found: Gathered) -> None:

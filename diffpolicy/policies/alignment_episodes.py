@@ -62,7 +62,7 @@ class Episodes(Experience):
     ) -> None:
         """Raise PolicyError for objectives that decisions cannot serve, or another number of environments."""
         needs, config = objective.needs, config or EpisodesConfig()
-        if needs.prompts or needs.pairs or objective.start is not None:
+        if not needs.rewards or needs.prompts or needs.pairs or objective.start is not None:
             raise PolicyError(
                 f"{type(objective).__name__} cannot learn from episodes, which are rated decisions: take an objective "
                 "of rated samples"

@@ -83,7 +83,7 @@ class Player:
         seen, infos = vector.reset(seed=list(seeds))
         history = History(self.chunks.observation_horizon)
         running = np.ones(len(seeds), dtype=bool)
-        best, steps = np.zeros(len(seeds)), 0
+        best, steps = np.full(len(seeds), -np.inf), 0  # rewards may all be negative
         chunks: list[Tensor] = []
         told: list[dict[str, Tensor]] = []
         paths: list[Path] = []

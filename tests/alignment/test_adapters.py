@@ -158,6 +158,18 @@ def test_state_restores_every_adapter(network, x):
         assert torch.equal(again[name](x, LEVEL, None), output)
 
 
+def test_an_adapter_merged_into_the_base_is_the_adapter(network, x):
+    roles = AdapterRoles(network, rank=2, alpha=3.0, targets=["to_q"])
+    move(roles, "train")
+    torch.manual_seed(0)
+    merged, tensors = Network(), roles.tensors("train")
+    with torch.no_grad():
+        for index, block in enumerate(merged.blocks):
+            down, up = (tensors[f"blocks.{index}.to_q.lora_{which}.weight"] for which in "AB")
+            block.to_q.weight += 3.0 / 2 * up @ down
+    torch.testing.assert_close(roles["train"](x, LEVEL, None), merged(x, LEVEL, None))
+
+
 def test_what_is_wrong_is_said(network):
     with pytest.raises(ValueError, match="rank of 1 or more"):
         AdapterRoles(network, rank=0)

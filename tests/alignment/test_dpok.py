@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, path_of, rated
+from path_toy import FLOW, LEVELS, SDE, Small, gain, generator, gradient, path_of, rated, rated_trees, tree_of
 
 from diffpolicy.alignment import Owned
 from diffpolicy.alignment.objectives import DDPO, DPOK, DPOKConfig, value_network
@@ -59,6 +59,27 @@ def test_the_value_is_subtracted_and_regressed_on_the_reward() -> None:
     torch.testing.assert_close(torch.cat([each.flatten() for each in grads[1:]]), wanted)
     assert set(objective.owned) == {"value"}
     assert not DPOK(FLOW, SDE).owned
+
+
+def test_a_step_of_a_tree_is_worth_the_mean_of_all_leaves_beyond_it() -> None:
+    """Whichever they are: the value begins at 0 here, so that the policy's loss is minus their mean."""
+    denoiser, value = Small(), value_network(2, generator())
+    with torch.no_grad():
+        for parameter in value.module.parameters():
+            parameter.zero_()
+    batch = rated_trees(denoiser, (0, 2), trees=1)
+    lineage = tree_of(batch).lineage()
+    roles = {"train": denoiser, "reference": denoiser}
+    for winner in range(4):
+        rewards = torch.eye(4)[winner]
+        parts = DPOK(FLOW, SDE, DPOKConfig(), value).parts(
+            batch._replace(rewards=rewards), roles, generator()
+        )
+        for depth, part in enumerate(parts):
+            sharing = rewards[lineage[depth + 1] == lineage[depth + 1][winner]]
+            nodes = len(tree_of(batch).states[depth + 1])
+            assert part.logs["policy"] == pytest.approx(-1.0 / len(sharing) / nodes, rel=1e-5)
+            assert part.logs["value_error"] == pytest.approx(1.0 / len(sharing) ** 2 / nodes, rel=1e-5)
 
 
 def test_the_value_sees_iterate_level_and_condition_and_is_the_generators() -> None:

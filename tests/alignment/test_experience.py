@@ -117,9 +117,45 @@ def test_how_many_are_made_at_once_changes_nothing(path: bool) -> None:
 
 
 def test_a_group_can_share_its_start() -> None:
-    start = gather(Asking(rewards=True), shared_start=True).batch.rollout.start.reshape(3, 4, 2)
+    found = gather(Asking(rewards=True), shared_start=True, solver="ddpm")
+    start = found.batch.rollout.start.reshape(3, 4, 2)
     assert torch.equal(start, start[:, :1].expand_as(start))
     assert not torch.equal(start[0], start[1])
+    assert found.logs["flat_groups"] == 0.0
+
+
+def test_a_reward_with_weights_of_its_own_is_not_trained() -> None:
+    """Its graph would hang on the advantages, which every part of a loss goes back through."""
+
+    class Learnt(First):
+        def __init__(self) -> None:
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def __call__(self, samples: Tensor, labels: Sequence[Any]) -> Rewards:
+            return Rewards(self.weight * samples[:, 0])
+
+    model = Model(rectified_flow(100), trailing(100, 4), (2,), CopiedRoles(Net()), Numbers())
+    online = Online(model, Learnt(), Asking(rewards=True), OnlineConfig(groups=3, group_size=4))
+    batch = online.gather(model.roles, generator()).batch
+    assert isinstance(batch, Rated)
+    assert not batch.rewards.requires_grad
+    assert not batch.advantages.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("needs", "options", "says"),
+    [
+        ({"pairs": True}, {"group_size": 3}, "even size, got group_size=3"),
+        ({}, {}, "Asking learns from demonstrations"),
+        ({"rewards": True}, {"shared_start": True}, "samples from a shared start are all the same"),
+        ({"rewards": True}, {"group_size": 4, "splits": (0, 1)}, "leave splits empty"),
+    ],
+)
+def test_roll_outs_that_teach_an_objective_nothing_are_refused_before_they_are_made(
+    needs: dict[str, bool], options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        gather(Asking(**needs), **options)
 
 
 def test_pairs_are_ordered_by_reward_and_ties_are_left_out() -> None:

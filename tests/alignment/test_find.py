@@ -1,5 +1,6 @@
 """FIND moves the noise that samples start from, and never the denoiser."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from diffpolicy.alignment.experience import Online, OnlineConfig
 from diffpolicy.alignment.model import Model
+from diffpolicy.alignment.monitor import Monitor
 from diffpolicy.alignment.objective import Part
 from diffpolicy.alignment.objectives.find import FIND, FINDConfig
 from diffpolicy.alignment.reward import Reward, Rewards
@@ -105,14 +107,15 @@ def test_ratios_compare_with_what_the_roll_out_was_started_from() -> None:
     condition, scale = Sides().condition(prompts, True), objective.model.process.noise_at(99)
     with torch.no_grad():
         objective.now.mean.fill_(0.5)
+    objective.begin()  # remembers m = .5
     assert objective.start is not None
-    drawn = objective.start(torch.ones(2, 3), condition, prompts)  # remembers m = .5, draws 1.5
+    drawn = objective.start(torch.ones(2, 3), condition, prompts)  # draws 1.5
     batch = rated(scale * drawn, prompts, torch.ones(2))
     assert only(objective, batch).logs["ratio"] == pytest.approx(1.0)
     objective.check(batch, {})
     with torch.no_grad():
         objective.now.mean.fill_(1.5)
-    objective.noise(torch.ones(2, 3), condition, prompts)  # remembers nothing
+    objective.start(torch.ones(2, 3), condition, prompts)  # remembers nothing
     logs = only(objective, batch).logs
     assert logs["ratio"] == pytest.approx(torch.tensor(0.5).exp().item())
     assert logs["clipped"] == 1.0
@@ -144,6 +147,19 @@ def test_a_run_goes_on_bit_for_bit(stop: int) -> None:
         assert {name: float(value) for name, value in second.update(step).items()} == {
             name: float(value) for name, value in want[step].items()
         }
+
+
+def test_a_look_amid_an_iteration_does_not_change_what_is_learnt(tmp_path: Path) -> None:
+    """A judge starts samples from the distribution as it is then; ratios remain those of the roll-out."""
+    config = FINDConfig(learning_rate=3e-2)
+    (objective, watched), (_, alone) = (aligner(of, config, 3) for of in (sided(), sided()))
+    judge = Monitor(objective.model, Side(), every=1, samples=4, start=objective.start)
+    for step in range(6):
+        for learner in (watched, alone):
+            learner.update(step)
+        judge(tmp_path / "checkpoints" / f"step-{step + 1:08d}")
+    for name, weights in alone.model().items():
+        assert torch.equal(watched.model()[name], weights), name
 
 
 def test_what_find_cannot_learn_from_is_refused() -> None:

@@ -34,8 +34,8 @@ from diffpolicy.alignment import (
     Rollout,
     Term,
 )
-from diffpolicy.alignment.objectives import NFT, SFT, DiffusionDPO
-from diffpolicy.diffusion import rectified_flow, trailing
+from diffpolicy.alignment.objectives import DDPO, NFT, SFT, DiffusionDPO
+from diffpolicy.diffusion import StepRule, rectified_flow, trailing
 from diffpolicy.training import FeedbackError, TrainingError
 
 UPDATES = 3
@@ -267,10 +267,15 @@ def test_an_objective_can_refuse_the_first_batch_only() -> None:
         def check(self, batch: Rollout, roles: Roles) -> None:
             raise TrainingError("the ratio is not 1")
 
-    made = model()
-    learner = Aligner(made, [Term(Strict(made.matcher()), Given(demonstrations()))], AlignConfig(updates=1))
+    made, given = model(), Given(demonstrations()._replace(clean=torch.zeros(0, 2)))
+    learner = Aligner(made, [Term(Strict(made.matcher()), given)], AlignConfig(updates=1))
+    learner.update(0)  # an empty batch, of ties say, shows nothing, and teaches nothing
+    given.batch = demonstrations()
     with pytest.raises(TrainingError, match="ratio"):
-        learner.update(0)
+        learner.update(1)
+    began = Aligner(made, [Term(SFT(made.matcher()), given)], AlignConfig(updates=1))
+    began.update(0)
+    learner.load_state(began.state())
     learner.update(1)
 
 
@@ -340,6 +345,39 @@ def test_terms_add_up_by_their_weights() -> None:
     one, other = gradients([(1.0, first)]), gradients([(1.0, anchor)])
     for name in both.keys() - {"gradient_norm"}:
         torch.testing.assert_close(both[name], one[name] + 0.25 * other[name], rtol=1e-5, atol=1e-6)
+
+
+def test_of_equal_names_the_main_terms_are_logged() -> None:
+    class Counting(Squares):
+        def parts(self, batch: Rollout, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
+            for part in super().parts(batch, roles, generator):
+                yield Part(part.loss, {"count": float(len(batch.clean))})
+
+    terms = [Term(Counting(), Given(demonstrations(count))) for count in (7, 9)]
+    assert Aligner(model(), terms, AlignConfig(updates=1)).update(0)["count"] == 7.0
+
+
+def test_trees_are_not_cut_and_batches_are_large_enough() -> None:
+    made = model()
+    objective, rule = DDPO(made.process, StepRule("flow_sde")), StepRule("flow_sde")
+    trees = Online(made, Right(), objective, OnlineConfig(3, 4, rule=rule, splits=(0, 1)))
+    for microbatch in (3, 6):
+        with pytest.raises(ValueError, match="a multiple of 4"):
+            Aligner(made, [Term(objective, trees)], AlignConfig(microbatch=microbatch))
+    norms = []
+    for whole in (None, 4, 8):
+        fresh, config = model(), AlignConfig(updates=1, microbatch=whole)
+        online = Online(fresh, Right(), objective, OnlineConfig(3, 4, rule=rule, splits=(0, 1)))
+        norms.append(float(Aligner(fresh, [Term(objective, online)], config).update(0)["gradient_norm"]))
+    assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-4)
+    pairs = DiffusionDPO(made.matcher())
+    for term, says in (
+        (Term(objective, trees), "3 trees cannot be cut into 7"),
+        (Term(pairs, Online(made, Right(), pairs, OnlineConfig(2, 6))), "6 samples cannot"),
+        (Term(SFT(made.matcher()), Fixed(demonstrations(), 5)), "5 samples cannot"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Aligner(made, [term], AlignConfig(updates=7))
 
 
 class Offset(Objective[Rollout]):

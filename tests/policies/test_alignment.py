@@ -160,6 +160,23 @@ def test_a_broken_simulator_teaches_nothing(model: Model) -> None:
     assert experience.state()["steps"] == 0
     with pytest.raises(PolicyError, match="there are 4 environments"):
         Episodes(model, Plane(4), objective)
+    with pytest.raises(PolicyError, match="SFT cannot learn from episodes"):
+        Episodes(model, Plane(16), SFT(matcher(model)))
+
+
+def test_rewards_may_all_be_negative(model: Model) -> None:
+    class Below(Plane):
+        def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+            seen, reward, *rest = super().step(actions)
+            return seen, reward - 5.0, *rest
+
+    found = []
+    for plane in (Plane(16), Below(16)):
+        experience = episodes(model, AWM(matcher(model)))
+        experience.vector = plane
+        found.append(experience.gather(model.roles, generator()).batch)
+    torch.testing.assert_close(found[1].rewards, found[0].rewards - 5.0)  # type: ignore[union-attr]
+    torch.testing.assert_close(found[1].advantages, found[0].advantages, atol=1e-4, rtol=0.0)  # type: ignore[union-attr]
 
 
 def test_resuming_is_exact(policy: training.Checkpoint) -> None:

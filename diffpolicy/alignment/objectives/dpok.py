@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from diffpolicy.alignment.edges import Likelihoods, Steps, Taken, clipped_loss
 from diffpolicy.alignment.objective import Logs, Needs, Objective, Owned, Part, Roles, role
 from diffpolicy.alignment.samples import Rated, rows
-from diffpolicy.diffusion import GaussianProcess, StepRule
+from diffpolicy.alignment.tree import node_values
+from diffpolicy.diffusion import GaussianProcess, StepRule, Tree
 from diffpolicy.networks.embedding import sinusoid
 from diffpolicy.networks.layers import linear
 
@@ -46,7 +47,7 @@ class DPOK(Objective[Rated]):
     the clip is never called back; the maximum is PPO's.
 
     With a `value`, see `value_network`, A = r - V(x_t, t, c) of the raw reward and V is regressed on it; without one,
-    advantages are those of the batch.
+    advantages are those of the batch. In a tree r is the mean over the samples that a step leads to.
     """
 
     process: GaussianProcess
@@ -94,9 +95,16 @@ class DPOK(Objective[Rated]):
         level = torch.full((len(found.origin),), found.level, device=found.states.device)
         condition = rows(batch.rollout.condition, found.origin)
         value = self.value.module(found.states.float(), level, condition)[found.parent]
-        away = batch.rewards[found.leaf] - value
+        away = self._returns(taken, batch) - value
         error = away.square().mean()
         return taken.discount * away.detach(), error, {"value_error": error.item()}
+
+    def _returns(self, taken: Taken, batch: Rated) -> Tensor:
+        """Return the rewards (M,) that steps lead to: the mean over all leaves of a tree that lie beyond a step."""
+        path = batch.rollout.path
+        if isinstance(path, Tree):
+            return node_values(path, batch.rewards)[taken.number + 1].to(batch.rewards)
+        return batch.rewards[taken.edges.leaf]
 
 
 class ValueNetwork(nn.Module):

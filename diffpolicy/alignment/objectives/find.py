@@ -62,8 +62,8 @@ class FIND(Objective[Rated]):
     too: through the denoiser they decide about the others.
 
     The published code pairs the newest noise with the oldest reward, never renews the old distribution and penalises
-    m^2 + (s-1)^2. Here every sample keeps its own start, old likelihoods are those of the distribution that `start`
-    was last called with, and the divergence is exact.
+    m^2 + (s-1)^2. Here every sample keeps its own start, old likelihoods are those of the distribution when `begin` was
+    last called, and the divergence is exact.
 
     Raises:
         ValueError: if an amortised distribution has no tensor to depend on.
@@ -111,12 +111,16 @@ class FIND(Objective[Rated]):
 
     @property
     def start(self) -> StartPolicy:
-        """What a roll-out starts from; it is remembered as the distribution that made it."""
-        return self._begin
+        """What a roll-out starts from, see `noise`."""
+        return self.noise
+
+    def begin(self) -> None:
+        """Remember the present distribution as the one that makes the next roll-out."""
+        self.old.load_state_dict(self.now.state_dict())
 
     @torch.no_grad()
     def noise(self, noise: Tensor, condition: Any, index: Tensor) -> Tensor:
-        """Return the noise `m + s noise` (B, *S) to evaluate prompts `index` (B,) from; nothing is remembered."""
+        """Return the noise `m + s noise` (B, *S) that samples of prompts `index` (B,) start from."""
         mean, std = self.now(condition, index)
         made: Tensor = mean + std * noise
         return made.to(noise.dtype)
@@ -155,10 +159,6 @@ class FIND(Objective[Rated]):
                 f"before the first update the ratio of likelihoods is {ratio.mean().item():.4g} and not 1: the "
                 "roll-out was not made by this objective's `start`"
             )
-
-    def _begin(self, noise: Tensor, condition: Any, index: Tensor) -> Tensor:
-        self.old.load_state_dict(self.now.state_dict())
-        return self.noise(noise, condition, index)
 
     def _ratio(self, rollout: Rollout, now: StepDistribution) -> Tensor:
         """Return the ratio (B,) of likelihoods, per element, of what samples started from."""
