@@ -77,7 +77,7 @@ def check_start(
     if reasons:
         raise RefinementError(
             f"the policy to start from leaves what the world model knows: {'; '.join(reasons)}. Start from a clone of "
-            "the data or of its cheap episodes, or train the world model on roll-outs of this policy"
+            "the data or of its cheap episodes (clone.max_cost), or train the world model on roll-outs of this policy"
         )
 
 

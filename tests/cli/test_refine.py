@@ -92,9 +92,7 @@ def test_a_gaussian_policy_that_is_there_already_is_gone_on_from(given: list[str
     found = training.read_checkpoint(training.best_checkpoint(second))
     assert found.manifest["gaussian"] == {"hidden": [16], "std": 0.3}
     base = training.read_checkpoint(training.best_checkpoint(first)).manifest["sha256"]["model.safetensors"]
-    assert (
-        found.config["start"] == base if "start" in found.config else found.config["refine"]["start"] == base
-    )
+    assert found.config["refine"]["start_sha256"] == base
 
 
 @pytest.mark.parametrize(
