@@ -39,7 +39,7 @@ def run_job(
     options = cfg.networks[network]
     stop = {"gold": cfg.target.gold, "manifold": cfg.target.manifold, "lost": cfg.lost}
     online = method["data"] == "online"
-    spec = _spec(cfg, network, method, learning_rate, seed, options.calls, options.every)
+    spec = _spec(cfg, network, method, learning_rate, seed, method["calls"] or options.calls, options.every)
     spec["stop"] = stop if online else None
     return _job(cfg, f"{network}/{name}", spec, base, sha)
 

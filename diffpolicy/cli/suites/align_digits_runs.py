@@ -176,11 +176,12 @@ class Run:
         }
 
     def _anchor(self, weight: float) -> Term:
-        """Return the loss that the base was trained with, on the same pictures of all classes, as a second term."""
+        """Return the base's training loss, on its own pictures of all classes, as a second term."""
         clean = problem().digits.train.reshape(-1, *self.model.shape)
         data = Rollout(clean, None, torch.arange(len(clean)))
         count = self.spec["online"]["groups"] * self.spec["online"]["group_size"]
-        return Term(SFT(self.model.matcher(draws=1)), Fixed(data, count), weight)
+        matcher = Matcher(self.model.process, inner_levels(trailing(LEVELS, STEPS)))
+        return Term(SFT(matcher), Fixed(data, count), weight)
 
     def _point(self) -> dict[str, float] | None:
         found = self.evaluator.evaluate()
