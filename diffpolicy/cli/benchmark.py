@@ -12,6 +12,7 @@ SUITES = {
     "safe-offline": "diffpolicy.cli.suites.safe_offline",
     "align-digits": "diffpolicy.cli.suites.align_digits",
     "rti": "diffpolicy.cli.suites.rti",
+    "safe-refine": "diffpolicy.cli.suites.safe_refine",
     "align-pusht": "diffpolicy.cli.suites.align_pusht",
     "world-model": "diffpolicy.cli.suites.world_model",
 }
