@@ -1,6 +1,6 @@
 """Chunk policies of `diffpolicy train` for `diffpolicy align`: episodes in place of samples and their reward."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,23 @@ from diffpolicy.alignment.recipes import recipe
 from diffpolicy.cli.align_rewards import is_own
 from diffpolicy.cli.align_subjects import Subject
 from diffpolicy.cli.common import dataset_path, load_dataset
+from diffpolicy.cli.config import build
 from diffpolicy.cli.demonstrations import make_judge, trained_seeds
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.policies import load_chunk_model
 from diffpolicy.policies.alignment import aligned_model, chunk_model, demonstrated, policy_manifest
 from diffpolicy.policies.alignment_episodes import Episodes, EpisodesConfig
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """How a policy plays for its reward: steps of its sampler, and what `EpisodesConfig` says of the rest."""
+
+    steps: int = 5
+    decisions: int = 40
+    executed: int | None = None
+    minimum_std: float = 0.1
+    until_best: bool = True
 
 
 def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
@@ -38,7 +50,8 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
         Console(stderr=True).print(f"of the {len(runs)} training seeds in {run}, {runs[0].name} is aligned")
     checkpoint = training.read_checkpoint(training.best_checkpoint(runs[0]))
     policy = load_chunk_model(checkpoint, device)
-    model, options = aligned_model(policy, cfg.policy.steps), cfg.policy
+    options = build(PlayConfig, {key: value for key, value in cfg.policy.items() if key != "judge"}, "policy")
+    model = aligned_model(policy, options.steps)
     task = envs.task(checkpoint.manifest["task"])
     score = task.score
     if score == "return":
@@ -71,7 +84,7 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
         own_samples,
         keep,
         demonstrations=demonstrations,
-        judge=make_judge(task, options.judge, device),
+        judge=make_judge(task, cfg.policy.judge, device),
         manifest=policy_manifest(checkpoint),
         config=dict(checkpoint.config),
     )

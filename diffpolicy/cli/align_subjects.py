@@ -137,7 +137,10 @@ def pipeline_subject(cfg: DictConfig, device: torch.device) -> Subject:
         )
 
     def keep(run: Path) -> list[str]:
-        save_adapter(model, run / "adapter")
+        try:
+            save_adapter(model, run / "adapter")
+        except ValueError as error:  # of a network without text: the checkpoints hold its adapter
+            return [f"adapter:    none, {error}"]
         return [
             f"adapter:    {run / 'adapter'}",
             f'next:       pipe.load_lora_weights("{run / "adapter"}")  # of any diffusers pipeline',

@@ -111,6 +111,10 @@ def test_a_pipeline_leaves_an_adapter(
     assert "load_lora_weights" in capsys.readouterr().out
     assert dispatch([*words, f"run={tmp_path / 'none'}"]) == 2
     assert "reward=jpeg" in capsys.readouterr().err
+    build("ddpm").save_pretrained(tmp_path / "unprompted")
+    words = ["align", f"model={tmp_path / 'unprompted'}", "reward=jpeg", "pipeline.steps=3"]
+    assert dispatch([*words, f"run={tmp_path / 'pictures'}", *small, "progress=false"]) == 0
+    assert "adapter:    none" in capsys.readouterr().out
 
 
 def test_a_server_rates_digits_and_its_token_stays_secret(
@@ -159,8 +163,14 @@ def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest
     assert f"diffpolicy evaluate checkpoint={aligned}" in capsys.readouterr().out
     arms = ["arms=[ddim_5@8]", "headline=ddim_5@8", "reference=ddim_5@8", "episodes=1"]
     assert dispatch(["evaluate", f"checkpoint={aligned}", *arms, f"run={tmp_path / 'out'}"]) == 0
-    assert dispatch([*words, "reward=jpeg"]) == 2
-    assert "rated by its task" in capsys.readouterr().err
+    for mistake, message in (
+        ("reward=jpeg", "rated by its task"),
+        ("objective=draft_k", "episodes have none"),
+        ("policy.steps=some", "policy.steps must be int"),
+        ("prompts=[a]", "only pipelines do"),
+    ):
+        assert dispatch([*words, mistake]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A diffusers pipeline as a model to be aligned."""
 
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -129,15 +130,18 @@ def _read(path_or_id: str | Path, name: str, precision: torch.dtype) -> Any:
     if FAMILIES[name].call is not call_unconditional:
         _need_transformers()
     try:
-        if FAMILIES[name].call is not call_unconditional:
-            parts["vae"] = diffusers.AutoencoderKL.from_pretrained(
-                str(path_or_id), subfolder="vae", torch_dtype=torch.float32, **where
+        # The one name of the dtype that every release of diffusers knows; the newest warn of it.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            if FAMILIES[name].call is not call_unconditional:
+                parts["vae"] = diffusers.AutoencoderKL.from_pretrained(
+                    str(path_or_id), subfolder="vae", torch_dtype=torch.float32, **where
+                )
+            if name == "StableDiffusionPipeline":
+                parts |= dict.fromkeys(_UNSAFE) | {"requires_safety_checker": False}
+            pipe = getattr(diffusers, name).from_pretrained(
+                str(path_or_id), torch_dtype=precision, **where, **parts
             )
-        if name == "StableDiffusionPipeline":
-            parts |= dict.fromkeys(_UNSAFE) | {"requires_safety_checker": False}
-        pipe = getattr(diffusers, name).from_pretrained(
-            str(path_or_id), torch_dtype=precision, **where, **parts
-        )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"the pipeline at {str(path_or_id)!r} cannot be read, a part of it is missing or not stored as "

@@ -54,7 +54,7 @@ def encode_texts(pipe: Any, texts: Sequence[str], guidance: float, extra: dict[s
         ValueError: if there is no text, or an empty list of them.
     """
     if isinstance(texts, str) or not texts:
-        raise ValueError("a text-to-image model is asked for something: give a list of one prompt or more")
+        raise ValueError("a text-to-image model is asked for something: give prompts, one or more")
     parts = [
         _encode(pipe, list(texts[first : first + ENCODED_AT_ONCE]), guidance > 1.0)
         for first in range(0, len(texts), ENCODED_AT_ONCE)

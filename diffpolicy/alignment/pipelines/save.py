@@ -34,8 +34,8 @@ def save_adapter(model: Model, folder: str | Path, role: str = TRAIN) -> Path:
     network = type(roles.network).__name__
     if network not in _LOADERS:
         raise ValueError(
-            f"plain diffusers loads adapters of {', '.join(_LOADERS)}, not of {network}: save the tensors of "
-            "model.roles instead"
+            f"plain diffusers loads adapters of {', '.join(_LOADERS)}, not of {network}; a run's checkpoints hold "
+            "its tensors, and so do model.roles"
         )
     part, mixin = _LOADERS[network]
     loader = getattr(import_module("diffusers.loaders.lora_pipeline"), mixin)
