@@ -15,6 +15,7 @@ from world_models.two_hot import encode
 from world_models.windows import Outcome, Window, Windows
 
 STILL = 1e-6  # a column whose change deviates by less is copied
+OUTLIER = 1.0  # errors beyond count by their size, not its square, in deviations of a step's change
 MARGIN = 1.0  # how far imagined states may leave the data's box, in standard deviations
 
 
@@ -223,7 +224,7 @@ class StateWorldModel(nn.Module):
 
     def _dynamics_loss(self, features: Tensor, change: Tensor, generator: torch.Generator) -> Tensor:
         if self.config.kind == "deterministic":
-            errors = (self.dynamics(features) - change).square()
+            errors = self.dynamics(features) - change
         else:
             options = self.config.diffusion
             shape = (*change.shape[:2], 1)
@@ -232,8 +233,9 @@ class StateWorldModel(nn.Module):
             noise = torch.empty_like(change).normal_(generator=generator)
             clean = self.denoise(change + sigma * noise, sigma, features)
             # EDM's weight: the error of the raw network is that of the clean change over c_out.
-            errors = (clean - change).square() * (1.0 + sigma.square()) / sigma.square()
-        loss: Tensor = (errors * self.moving).mean() * (
+            errors = (clean - change) * (1.0 + sigma.square()).sqrt() / sigma
+        losses = 2.0 * F.huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=OUTLIER)
+        loss: Tensor = (losses * self.moving).mean() * (
             self.moving.numel() / self.moving.sum().clamp(min=1.0)
         )
         return loss

@@ -6,6 +6,7 @@ import torch
 
 from diffpolicy.data import OfflineDataset
 from world_models import (
+    Outcome,
     StateWorldModel,
     Window,
     WorldModelConfig,
@@ -118,3 +119,13 @@ def test_one_member_alone_expects_what_it_imagines_among_all(trained: Train, kin
         torch.testing.assert_close(getattr(expected, name), getattr(imagined, name), rtol=1e-5, atol=1e-5)
     nobody = learner.average.expect(window, torch.zeros(7, dtype=torch.int64), generator())
     assert not torch.allclose(nobody.observations, expected.observations, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("change", "loss"), [(0.5, 0.25), (-10.0, 19.0)])
+def test_an_outlier_counts_by_its_size_and_not_by_its_square(change: float, loss: float):
+    model = StateWorldModel(WorldModelConfig(members=1, hidden=[8], head_hidden=[8]), 1, 1, generator())
+    torch.nn.init.zeros_(model.dynamics.layers[-1].weight)  # it expects no change
+    nothing = torch.zeros(1, 4)
+    window = Window(torch.zeros(1, 4, 1, 1), torch.zeros(1, 4, 1, 1))
+    outcome = Outcome(torch.full((1, 4, 1), change), nothing, nothing, nothing)
+    assert model.loss(window, outcome, generator())["dynamics"].item() == pytest.approx(loss)

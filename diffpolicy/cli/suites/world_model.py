@@ -5,7 +5,7 @@ Every model of every task is trained once per seed; every assessment is a result
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,14 @@ def task_config(cfg: DictConfig, name: str) -> DictConfig:
 def run_task(cfg: DictConfig, task: envs.Task, console: Console) -> list[Found]:
     """Train and assess all models of one task where that is not done."""
     learnt, foreign = datasets(cfg, task)
+    hashes = {path: data.sha256(path) for path in (learnt, foreign)}
     found = []
     for name in cfg.models:
         runs = [train_model(cfg, task, str(name), seed, learnt) for seed in cfg.seeds]
         diffusion = cfg.models[name].kind == "diffusion"
         for steps in cfg.sampler_steps if diffusion else [0]:
             for kind, path in ((HELD_OUT, learnt), (OFF_POLICY, foreign)):
-                jobs = [job(cfg, task, run, steps, kind, path) for run in runs]
+                jobs = [job(cfg, task, run, steps, kind, path, hashes[path]) for run in runs]
                 run_all(jobs, console)
                 results = [one.result() for one in jobs]
                 found.append(Found(task.name, str(name), steps, kind, list(cfg.horizons), results))
@@ -116,13 +117,15 @@ def train_model(cfg: DictConfig, task: envs.Task, name: str, seed: int, path: Pa
     return train(OmegaConf.create({**plain(cfg), **changed, "world_model": plain(cfg.models[name])}))
 
 
-def job(cfg: DictConfig, task: envs.Task, checkpoint: Path, steps: int, kind: str, path: Path) -> Job:
-    """Return the job that assesses a checkpoint with `steps` of the sampler on one kind of data."""
+def job(
+    cfg: DictConfig, task: envs.Task, checkpoint: Path, steps: int, kind: str, path: Path, hashed: str
+) -> Job:
+    """Return the job that assesses a checkpoint with `steps` of the sampler on one kind of data, hashed SHA-256."""
     run = checkpoint.parents[2]
     name = kind + (f"-{steps}" if steps else "")
     of = {
         "weights": training.read_checkpoint(checkpoint).manifest["sha256"]["model.safetensors"],
-        "data": data.sha256(path),
+        "data": hashed,
         "starts": cfg.starts,
         "horizons": list(cfg.horizons),
     }
@@ -138,7 +141,7 @@ def assessed(
     """Return how true a checkpoint is to data, with the errors (H, S) from every start."""
     checkpoint = training.read_checkpoint(path)
     model = with_steps(load_world_model(checkpoint, compute_device(cfg)), steps)
-    dataset = load_dataset(task, file)
+    dataset = loaded(task, file)
     if kind == HELD_OUT:
         dataset = split(dataset, torch.tensor(checkpoint.manifest["held_out"]["episodes"]))[1]
     found = assess(model, dataset, list(cfg.horizons), cfg.starts)
@@ -152,6 +155,12 @@ def assessed(
             for name, table in tables.items()
         },
     }
+
+
+@lru_cache(maxsize=2)
+def loaded(task: envs.Task, path: Path) -> data.OfflineDataset:
+    """Return a dataset; kept from one assessment to the next, because the largest take seconds to read."""
+    return load_dataset(task, path)
 
 
 def with_steps(model: StateWorldModel, steps: int) -> StateWorldModel:
