@@ -171,9 +171,8 @@ class Online(Experience):
         if self.needs.prompts:
             noise = self._noise(index, generator)
             condition = self.model.prompts.condition(index, guided=True)
-            return Gathered(
-                Prompted(condition, list(self.model.prompts.labels(index)), noise), {}, len(index)
-            )
+            prompted = Prompted(condition, list(self.model.prompts.labels(index)), noise)
+            return Gathered(prompted, {}, len(index) * self.needs.ratings)
         rollout = self._roll_out(role(roles, "old" if self.needs.old else "train"), index, generator)
         with torch.no_grad():  # of the reward, too: it may have weights of its own
             seen = self.model.decode(rollout.clean)

@@ -25,7 +25,7 @@ class Needs(NamedTuple):
     `pairs` asks for `Pairs`, `rewards` for `Rated` samples, `prompts` for `Prompted`, none of them for a plain
     `Rollout`; `path` for recorded denoising steps. `guided` takes predictions with the guidance of the rollout, as
     likelihoods of its steps must; matching errors are those of the denoiser itself. `frozen` leaves the denoiser as it
-    is, so that only the objective's own modules learn.
+    is, so that only the objective's own modules learn. `ratings` is how often an answer to a prompt is rated.
     """
 
     path: bool = False
@@ -38,6 +38,7 @@ class Needs(NamedTuple):
     differentiable_reward: bool = False
     guided: bool = False
     frozen: bool = False
+    ratings: int = 1
 
 
 class Part(NamedTuple):

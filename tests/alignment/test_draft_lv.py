@@ -5,6 +5,7 @@ import torch
 from pathwise_toy import Near, generator, gradient, model, prompted
 from torch import Tensor
 
+from diffpolicy.alignment import Online, OnlineConfig
 from diffpolicy.alignment.objectives.draft_k import DRaFTK
 from diffpolicy.alignment.objectives.draft_lv import DRaFTLV, DRaFTLVConfig
 from diffpolicy.alignment.pathwise import Pathwise
@@ -44,3 +45,11 @@ def test_more_noises_of_a_sample_make_its_gradient_vary_less() -> None:
 def test_a_sample_is_noised_at_least_once() -> None:
     with pytest.raises(ValueError, match="once or more"):
         DRaFTLVConfig(noises=0)
+
+
+def test_every_rating_of_a_sample_is_counted() -> None:
+    of = model()
+    objective = DRaFTLV(of, Near(), DRaFTLVConfig(noises=3))
+    config = OnlineConfig(groups=2, group_size=4)
+    assert Online(of, Near(), objective, config).gather(of.roles, generator()).calls == 24
+    assert Online(of, Near(), DRaFTK(of, Near()), config).gather(of.roles, generator()).calls == 8

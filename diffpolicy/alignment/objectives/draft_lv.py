@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from diffpolicy.alignment.objective import Part, Roles, role
+from diffpolicy.alignment.objective import Needs, Part, Roles, role
 from diffpolicy.alignment.pathwise import Pathwise, PathwiseConfig
 from diffpolicy.alignment.samples import Prompted
 
@@ -35,6 +35,11 @@ class DRaFTLV(Pathwise):
     """
 
     config: DRaFTLVConfig = DRaFTLVConfig()
+
+    @property
+    def needs(self) -> Needs:
+        """As all that follow the reward's gradient, with a rating for each noise."""
+        return super().needs._replace(ratings=self.config.noises)
 
     def parts(self, batch: Prompted, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
         """Yield the loss of each noise."""
