@@ -27,14 +27,8 @@ from diffpolicy.evaluation.summary import Episodes
 from diffpolicy.policies import load_policy
 
 OURS, START = "refined_split", "clone"
-OPTIONS = (
-    "branches",
-    "refine",
-    "value",
-    "lagrangian",
-    "clone",
-    "gaussian",
-)  # of refine, which a task may change
+# Of refine, what a task may change.
+OPTIONS = ("branches", "refine", "value", "lagrangian", "clone", "gaussian", "gate")
 
 
 def main(cfg: DictConfig) -> None:
@@ -89,7 +83,14 @@ def learn_world(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
     run = _folder(cfg, task, seed) / "world"
     options = _options("train-world-model")
     options.world_model = OmegaConf.load(config_folder() / "world_model" / f"{cfg.world_model}.yaml")
-    changes = {"task": task.id, "data": _data(cfg, task), "seed": int(seed), "run": str(run)}
+    changes: dict[str, Any] = {
+        "task": task.id,
+        "data": _data(cfg, task),
+        "seed": int(seed),
+        "run": str(run),
+    }
+    if cfg.world_model_updates is not None:
+        changes["world_model"] = {"updates": cfg.world_model_updates}
     train_world_model.train(_filled(cfg, options, changes))
     return run
 

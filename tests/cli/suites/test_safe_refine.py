@@ -1,0 +1,90 @@
+"""The suite safe-refine: what its targets say of known episodes, and a whole small run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import envs
+from diffpolicy import evaluation
+from diffpolicy.cli.dispatch import dispatch
+from diffpolicy.cli.suites.safe_refine import best_offline, gates_table, targets
+from diffpolicy.evaluation import Episode
+from diffpolicy.evaluation.summary import Episodes
+
+BALL = envs.task("BallCircle")
+
+
+def episodes(earned: float, cost: float) -> Episodes:
+    return tuple(
+        tuple(Episode(2 * k + i, earned + i, cost, 200, False, cost > 0) for i in range(2)) for k in range(2)
+    )
+
+
+def judged(split: tuple[float, float]) -> evaluation.Evaluation:
+    played = {
+        "greedy": episodes(700.0, 60.0),
+        "fisor": episodes(300.0, 0.0),
+        "bc_safe": episodes(200.0, 4.0),
+        "refined_split": episodes(*split),
+    }
+    return evaluation.judge(BALL, played, seed=0, reference="fisor")
+
+
+def test_the_best_offline_arm_is_one_that_keeps_to_the_limit() -> None:
+    assert best_offline(judged((0.0, 99.0))) == "fisor"
+    unsafe = evaluation.judge(BALL, {"worse": episodes(9.0, 50.0), "better": episodes(1.0, 20.0)}, seed=0)
+    assert best_offline(unsafe) == "better"
+
+
+@pytest.mark.parametrize(
+    ("split", "met"),
+    [((500.0, 0.0), [True, True]), ((500.0, 30.0), [True, False]), ((250.0, 0.0), [False, True])],
+)
+def test_targets_ask_for_more_return_within_the_limit(split: tuple[float, float], met: list[bool]) -> None:
+    found = targets("BallCircle", judged(split))
+    assert [one["met"] for one in found] == met
+    wanted = (split[0] - 300.0) / (BALL.max_episode_reward - BALL.min_episode_reward)
+    assert found[0]["value"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_verdicts_are_tabulated_with_the_tasks_that_settings_were_chosen_on() -> None:
+    figures = {"imagined_return": BALL.max_episode_reward, "imagined_cost": 2.0, "uncertainty_ratio": 1.25}
+    text = gates_table(
+        [{"task": "BallCircle", "seed": 1, "method": "split", "released": False, "figures": figures}],
+        ["CarRun"],
+    )
+    assert "chosen on CarRun" in text
+    assert "| BallCircle | 1 | split | no | 1.000 | 2.00 | 1.25 |" in text
+
+
+def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
+    data, offline = tmp_path / "data" / "point_robot.hdf5", tmp_path / "offline" / "PointRobot"
+    quiet = ["progress=false"]
+    words = ["collect", "task=PointRobot", "steps=3000", f"to={data}", f"run={tmp_path / 'collect'}"]
+    assert dispatch([*words, *quiet]) == 0
+    sizes = ["policy.critic_updates=20", "policy.actor_updates=10", "policy.critic.hidden=[16]"]
+    words = ["train", "task=PointRobot", f"data={data}", f"run={offline}", "policy.actors=[none]", *sizes]
+    assert dispatch([*words, *quiet]) == 0
+    words = ["evaluate", f"checkpoint={offline}", "arms=[bc]", "episodes=1", f"run={offline}", "seed=5"]
+    assert dispatch(words) == 0
+    results = tmp_path / "results.json"
+    words = ["benchmark", "suite=safe-refine", f"run={tmp_path / 'suite'}", f"results={results}", "seed=5"]
+    words += [f"offline={tmp_path / 'offline'}", f"data_folder={data.parent}", "seeds=[0]", "episodes=1"]
+    words += ["~tasks.BallCircle", "~tasks.HalfCheetahVelocity", "~tasks.CarRun", "+tasks.PointRobot={}"]
+    words += ["+refine={iterations:1,updates:1}", "+branches={count:8,horizon:3}", "clone.max_cost=1e6"]
+    words += ["+clone.updates=20", "+gate={cost_rate:0,start_uncertainty:1e6}", "world_model_updates=50"]
+    assert dispatch([*words, *quiet]) == 0
+    found = json.loads(results.read_text())
+    assert {row["arm"] for row in found["rows"]} == {
+        "bc",
+        "clone",
+        "refined_split",
+        "refined_lagrangian",
+        "refined_reward",
+    }
+    assert len(found["gates"]) == 3
+    before = (tmp_path / "suite" / "PointRobot" / "seed-0" / "split" / "release.json").stat().st_mtime_ns
+    assert dispatch([*words, *quiet]) == 0  # nothing is refined again
+    after = (tmp_path / "suite" / "PointRobot" / "seed-0" / "split" / "release.json").stat().st_mtime_ns
+    assert before == after
