@@ -58,8 +58,8 @@ class Recorder:
         self._steps: list[Step] = []
 
     def __call__(self, step: Step) -> None:
-        """Take in a lockstep."""
-        self._steps.append(step)
+        """Take in a lockstep; what a simulator may write to again is copied."""
+        self._steps.append(step._replace(observations=step.observations.copy(), running=step.running.copy()))
 
     def dataset(self, episodes: Sequence[Episode]) -> OfflineDataset:
         """Return the episodes as a dataset whose only reward is 1 at the last step of those that succeeded."""

@@ -83,7 +83,7 @@ class Lagrangian(Arm):
         config, kept = self.config, branches.counted
         late = kept.clone()
         late[: len(late) // 2] = False
-        cost = branches.costs[late].mean().item() * config.episode_length
+        cost = (branches.costs[late].sum() / late.sum().clamp(min=1)).item() * config.episode_length
         reward = normalised(estimates.reward.advantages, kept)
         price = normalised(estimates.cost.advantages, kept)
         found = (reward - self.multiplier * price) / (1.0 + self.multiplier)
