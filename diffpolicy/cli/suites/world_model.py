@@ -59,7 +59,8 @@ def main(cfg: DictConfig) -> None:
 
 def task_config(cfg: DictConfig, name: str) -> DictConfig:
     """Return the suite's options, changed by what it says of this task."""
-    merged = OmegaConf.merge(cfg, cfg.tasks[name] or {})
+    # Plain first: an interpolation would take the place of what it is merged into.
+    merged = OmegaConf.merge(cfg, plain(cfg.tasks[name]) if cfg.tasks[name] else {})
     assert isinstance(merged, DictConfig)
     return merged
 
