@@ -3,21 +3,17 @@
 Both see the best score that an episode has reached so far; what raises it is the reward of a decision.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffpolicy.alignment import Logs, gae, group_advantages
-from diffpolicy.networks.layers import linear
+from diffpolicy.alignment.values import ValueNetwork
 from diffpolicy.policies.alignment_play import Decisions
 
-HIDDEN = (256, 256, 256)  # units of the value network, as published (DPPO, Ren et al. 2024)
 CLIP = 5.0  # of advantages, in standard deviations
 
 
@@ -89,18 +85,8 @@ class ValueCredit(Credit):
         device: str | torch.device = "cpu",
     ) -> None:
         self.config, self.decisions = config or ValueConfig(), decisions
-        generator = torch.Generator().manual_seed(self.config.seed)
-        sizes = (tokens + 2, *HIDDEN)
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
-            layers += [linear(inputs, outputs, generator), nn.Mish()]
-        last = nn.Linear(sizes[-1], 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.network = nn.Sequential(*layers, last).to(device)
-        self._optimizer = torch.optim.AdamW(
-            self.network.parameters(), self.config.learning_rate, weight_decay=0.0
-        )
+        rate, batch, seed = self.config.learning_rate, self.config.batch, self.config.seed
+        self.value = ValueNetwork(tokens + 2, rate, batch, seed, device)
 
     def advantages(self, played: Decisions, group: Tensor, generator: torch.Generator) -> tuple[Tensor, Logs]:
         """Return the advantages (T, n), then fit the value; logs how much of the returns it had explained."""
@@ -109,44 +95,27 @@ class ValueCredit(Credit):
         inputs = self._inputs(played, before)
         rewards, ends = played.score - before, torch.cat([~running[1:], torch.ones_like(running[:1])])
         none = torch.zeros_like(torch.cat([rewards, rewards[:1]]))
-        if not self._optimizer.state:
+        if not self.value.fitted:
             to_go = gae(rewards, none, ends, config.gamma, 1.0)
-            self._fit(inputs[running], to_go[running], config.warm_up, generator)
-        with torch.no_grad():
-            values = self._value(inputs)
+            self.value.fit(inputs[running], to_go[running], config.warm_up, generator)
+        values = self.value(inputs)
         found = gae(rewards, torch.cat([values, none[:1]]), ends, config.gamma, config.lam)
         returns, counted = (found + values)[running], found[running]
         spread = counted.std(correction=0)
         scaled = ((found - counted.mean()) / (spread + 1e-4)).clamp(-CLIP, CLIP)
         explained = 1.0 - (returns - values[running]).var(correction=0) / (returns.var(correction=0) + 1e-8)
-        self._fit(inputs[running], returns, config.epochs, generator)
+        self.value.fit(inputs[running], returns, config.epochs, generator)
         return scaled, {"explained": explained.item(), "value": values[running].mean().item()}
 
     def state(self) -> dict[str, Any]:
         """Return weights and optimiser."""
-        return copy.deepcopy(
-            {"network": dict(self.network.state_dict()), "optimizer": self._optimizer.state_dict()}
-        )
+        return self.value.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.value.load_state(state)
 
     def _inputs(self, played: Decisions, before: Tensor) -> Tensor:
         passed = torch.arange(len(before), device=before.device) / self.decisions
         seen = played.condition["tokens"].flatten(2)
         return torch.cat([seen, before.unsqueeze(-1), passed.view(-1, 1, 1).expand(*before.shape, 1)], dim=-1)
-
-    def _value(self, inputs: Tensor) -> Tensor:
-        value: Tensor = self.network(inputs).squeeze(-1)
-        return value
-
-    def _fit(self, inputs: Tensor, returns: Tensor, epochs: int, generator: torch.Generator) -> None:
-        for _ in range(epochs):
-            order = torch.randperm(len(inputs), generator=generator, device=inputs.device)
-            for index in torch.split(order, self.config.batch):
-                loss = F.mse_loss(self._value(inputs[index]), returns[index])
-                self._optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                self._optimizer.step()
