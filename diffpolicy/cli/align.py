@@ -87,7 +87,8 @@ def main(cfg: DictConfig) -> None:
     best = training.best_checkpoint(run)
     if best != run:
         take(aligner, best)
-    lines = [*summary(run), f"checkpoint: {checkpoint if best == run else best}"]
+    base = subject.judge(subject.base).score if subject.judge and subject.base else None
+    lines = [*summary(run, base), f"checkpoint: {checkpoint if best == run else best}"]
     if isinstance(judge, Monitor):
         lines.append(f"report:     {write_report(run)}")
     lines += subject.keep(run)

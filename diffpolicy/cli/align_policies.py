@@ -85,6 +85,7 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
         keep,
         demonstrations=demonstrations,
         judge=make_judge(task, cfg.policy.judge, device),
+        base=checkpoint.path,
         manifest=policy_manifest(checkpoint),
         config=dict(checkpoint.config),
     )

@@ -54,8 +54,8 @@ class Subject:
 
     `real` (M, *S) are samples of the data as rewards see them, `demonstrations` those to learn from where the user has
     none. `own_samples` makes the experience of an objective that learns from what the model makes. `judge` looks at
-    checkpoints in place of the monitor. `manifest` and `config` go into checkpoints. `keep` writes to the run's folder
-    what others can load, and returns lines for the user.
+    checkpoints in place of the monitor; `base` is the one that all began with. `manifest` and `config` go into
+    checkpoints. `keep` writes to the run's folder what others can load, and returns lines for the user.
     """
 
     model: Model
@@ -67,6 +67,7 @@ class Subject:
     data: Samples | None = None
     demonstrations: Callable[[], Rollout] | None = None
     judge: Judge | None = None
+    base: Path | None = None
     manifest: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
 

@@ -17,10 +17,13 @@ ROWS = {
 }
 
 
-def summary(run: Path) -> list[str]:
-    """Return base and best checkpoint side by side, as the monitor or the judge of a run folder saw them."""
+def summary(run: Path, base: float | None = None) -> list[str]:
+    """Return base and best checkpoint side by side, as the monitor or the judge of a run folder saw them.
+
+    `base` is the judge's score of what the run began with.
+    """
     looks = read_looks(run)
-    return _of_monitor(run, looks) if looks else _of_judge(run)
+    return _of_monitor(run, looks) if looks else _of_judge(run, base)
 
 
 def _of_monitor(run: Path, looks: list[Look]) -> list[str]:
@@ -43,12 +46,13 @@ def _of_monitor(run: Path, looks: list[Look]) -> list[str]:
     return [*lines, *([f"stopped:    {stop}"] if stop else [])]
 
 
-def _of_judge(run: Path) -> list[str]:
+def _of_judge(run: Path, base: float | None) -> list[str]:
     scores = {step: score for step, score in _judged(run).items() if step != STOPPED}
     if not scores:
         return []
     best = max(scores, key=lambda step: scores[step])
-    return [f"score:      {scores[best]:.3f} after {best} updates, the best of {len(scores)} looks"]
+    before = "" if base is None else f"; {base:.3f} before"
+    return [f"score:      {scores[best]:.3f} after {best} updates, the best of {len(scores)} looks{before}"]
 
 
 def _judged(run: Path) -> dict[str, float | str]:

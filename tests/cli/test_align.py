@@ -160,7 +160,9 @@ def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest
     ]
     few = ["align.iterations=1", "policy.decisions=2", "policy.judge.episodes=1", "policy.until_best=false"]
     assert dispatch([*words, *few]) == 0
-    assert f"diffpolicy evaluate checkpoint={aligned}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"diffpolicy evaluate checkpoint={aligned}" in printed
+    assert re.search(r"score: .*; \d\.\d{3} before", printed)
     arms = ["arms=[ddim_5@8]", "headline=ddim_5@8", "reference=ddim_5@8", "episodes=1"]
     assert dispatch(["evaluate", f"checkpoint={aligned}", *arms, f"run={tmp_path / 'out'}"]) == 0
     for mistake, message in (
