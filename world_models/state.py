@@ -173,8 +173,9 @@ class StateWorldModel(nn.Module):
         rows = torch.arange(len(member), device=member.device)
         spread = changes.std(dim=0, correction=0) * self.moving
         uncertainty = spread.sum(-1) / self.moving.sum().clamp(min=1.0)
-        chosen = (each[member, rows] for each in self.outcomes(seen, changes))
-        return Imagined(self._following(window, changes[member, rows]), *chosen, uncertainty)
+        rewards, costs, terminations = (each[member, rows] for each in self.outcomes(seen, changes))
+        following = self._following(window, changes[member, rows])
+        return Imagined(following, rewards, costs, terminations, uncertainty)
 
     @torch.no_grad()
     def expect(self, window: Window, member: Tensor, generator: torch.Generator) -> Expected:
