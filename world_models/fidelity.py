@@ -148,6 +148,7 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
 
 def calibration(uncertainty: Tensor, errors: Tensor, bins: int = 10) -> Tensor:
     """Return mean uncertainty and root mean square error (2, bins) of starts (S,), in bins by uncertainty."""
+    bins = min(bins, len(errors))  # none is empty
     order = uncertainty.argsort()
     parts = zip(uncertainty[order].tensor_split(bins), errors[order].tensor_split(bins), strict=True)
     return torch.stack(

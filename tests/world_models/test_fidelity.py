@@ -85,3 +85,8 @@ def test_calibration_of_a_perfect_and_of_a_useless_uncertainty():
     assert rank_correlation(uncertainty, uncertainty.square()) == pytest.approx(1.0)
     assert rank_correlation(uncertainty, -uncertainty) == pytest.approx(-1.0)
     assert not math.isnan(rank_correlation(uncertainty, torch.sin(7.0 * uncertainty)))
+
+
+def test_calibration_of_few_starts_has_no_empty_bin():
+    found = calibration(torch.tensor([0.1, 0.3, 0.2]), torch.tensor([1.0, 3.0, 2.0]))
+    torch.testing.assert_close(found, torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]]))
