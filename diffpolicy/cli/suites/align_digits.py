@@ -28,8 +28,8 @@ from diffpolicy.data.download import sha256
 def main(cfg: DictConfig) -> None:
     """Run or go on with the suite."""
     console = Console(soft_wrap=True, highlight=False)
+    lasting, variance = run_long(cfg, console)  # minutes, where a large network takes an hour
     found = [run_network(cfg, str(network), console) for network in cfg.networks]
-    lasting, variance = run_long(cfg, console)
     document = {**header(), **document_of(cfg, found, lasting, variance)}
     path = Path(cfg.results)
     write(document, markdown(document), path)

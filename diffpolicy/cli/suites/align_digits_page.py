@@ -27,13 +27,14 @@ def write_figures(
     """Write the figures as .png beside `results`; return their paths."""
     drawn = {}
     for one in found:
-        runs = {name: _results(jobs) for name, jobs in one.reported.items()}
+        runs = {name: each for name, jobs in one.reported.items() if (each := _results(jobs))}
+        if not runs:
+            continue
         families = {
-            family: {name: runs[name] for name in names if runs.get(name)}
-            for family, names in FAMILIES.items()
+            family: {name: runs[name] for name in names if name in runs} for family, names in FAMILIES.items()
         }
         drawn[f"curves_{one.network}"] = curves(families, wanted)
-        drawn[f"samples_{one.network}"] = samples({name: each[0] for name, each in runs.items() if each})
+        drawn[f"samples_{one.network}"] = samples({name: each[0] for name, each in runs.items()})
     ends = {name: each for name, jobs in lasting.items() if (each := _results(jobs))}
     if ends:
         drawn["curves_long"] = curves({"past the target": ends}, wanted)
