@@ -14,7 +14,7 @@ from .square_world import square_world
 def test_a_pixel_is_the_mean_of_the_area_it_covers():
     pictures = torch.randint(0, 256, (2, 12, 8, 3), dtype=torch.uint8)
     exact = pictures.float().reshape(2, 4, 3, 4, 2, 3).mean(dim=(2, 4))
-    assert torch.equal(resize(pictures, 4), exact.round().to(torch.uint8))
+    assert (resize(pictures, 4) - exact).abs().max() < 0.5 + 1e-3  # the mean, rounded; halves go either way
     assert torch.equal(resize(pictures[:, :8], 8), pictures[:, :8])
     # Three pixels on two: the middle one is shared.
     line = torch.tensor([0, 90, 240], dtype=torch.uint8).view(1, 1, 3, 1).expand(1, 3, 3, 3)

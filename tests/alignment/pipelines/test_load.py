@@ -159,7 +159,7 @@ def test_what_cannot_be_loaded_is_said(tiny_pipeline, tmp_path):
     folder = tiny_pipeline("sd")
     with pytest.raises(ValueError, match="multiples of 2 pixels"):
         load(folder, size=15)
-    with pytest.raises(ValueError, match="one prompt or more"):
+    with pytest.raises(ValueError, match="give prompts, one or more"):
         load_pipeline(folder)
     with pytest.raises(ValueError, match="float32 or bfloat16"):
         load(folder, dtype="float16")
