@@ -159,7 +159,7 @@ def test_missing_arms_and_seeds_are_named(trained: training.Checkpoint) -> None:
         load_policy(trained, "fsior", 0)
     with pytest.raises(ValueError, match="no training seed 7"):
         load_policy(trained, "fisor", 7)
-    manifest = {"actors": ["fisor"], "critic_kinds": ["reward", "feasibility"]}
+    manifest = {"method": "fisor", "actors": ["fisor"], "critic_kinds": ["reward", "feasibility"]}
     assert available_arms(manifest) == ["fisor_1", "fisor_4", "fisor", "best_feasible_4", "best_feasible"]
 
 
