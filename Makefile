@@ -12,6 +12,8 @@ TORCH_VERSION := 2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 # The benchmark's scores were published on MuJoCo 2.3; of the versions that current Pythons have, 3.3.0 is nearest.
 MUJOCO := mujoco==3.3.0
+# openpi-client pins numpy < 2 and works with numpy 2: tests/deploy has it talk to the server.
+OPENPI := openpi-client==0.1.2
 DSRL := dsrl==0.1.0 safety-gymnasium==0.4.0 bullet-safety-gym==1.4.0
 STAMP := $(VENV)/setup.stamp
 WORKERS ?= 2
@@ -45,8 +47,8 @@ setup:
 	  $(PIP) install -q torch==$(TORCH_VERSION) --index-url $(CPU_INDEX) || {
 	    echo "setup: no CPU build of PyTorch from $(CPU_INDEX); name another source: make setup TORCH='torch==$(TORCH_VERSION) --index-url URL', or take the CUDA build: make setup TORCH=torch" >&2; exit 1; }
 	fi
-	$(PIP) install -q -e '.[safety,collect,robotics,formats,images,export,dev]' $(MUJOCO)
-	$(PIP) install -q --no-deps $(DSRL)
+	$(PIP) install -q -e '.[safety,collect,robotics,formats,images,export,deploy,dev]' $(MUJOCO)
+	$(PIP) install -q --no-deps $(DSRL) $(OPENPI)
 	case "$$version" in 3.11) ;; *) echo "setup: Python $$version: the eight Bullet tasks are unavailable (pybullet has no wheel after 3.11); all else works" ;; esac
 	if ! MUJOCO_GL=$${MUJOCO_GL:-egl} $(BIN)/python -c 'import mujoco; mujoco.GLContext(8, 8)' >/dev/null 2>&1; then
 	  echo "setup: no OpenGL for videos; on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri"

@@ -1,0 +1,1 @@
+"""Policies on robots: export, policy server, controller runtime, shield."""
