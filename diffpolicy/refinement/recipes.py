@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffpolicy.alignment import AlignConfig, Aligner, Fixed, Term
+from diffpolicy.alignment import AlignConfig, Aligner, Fixed, Model, Objective, Rated, Term
 from diffpolicy.alignment.objectives.ddpo import DDPO, DDPOConfig
+from diffpolicy.alignment.objectives.flow_grpo import FlowGRPO, FlowGRPOConfig
 from diffpolicy.alignment.objectives.sft import SFT
 from diffpolicy.data import OfflineDataset, Standardizer
 from diffpolicy.policies.gaussian import (
@@ -46,7 +47,8 @@ class RefineConfig:
     """PPO: `iterations` roll-outs with `updates` minibatches each.
 
     Ratios of actions are clipped at 1 +- `clip`. The weight `anchor` of cloning beside it is that of the squared
-    distance to `anchor_batch` actions of the data, per update; 0 for none.
+    distance to `anchor_batch` actions of the data, per update; 0 for none. `start_anchor` is the weight of the squared
+    distance to the mean actions of the policy that refinement starts from, on the imagined states themselves.
     """
 
     iterations: int = 60
@@ -56,12 +58,13 @@ class RefineConfig:
     gradient_clip: float = 0.5
     anchor: float = 0.0
     anchor_batch: int = 256
+    start_anchor: float = 0.0
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
 
     def __post_init__(self) -> None:
-        if self.anchor < 0.0 or self.anchor_batch < 1 or not 0.0 < self.clip < 1.0:
+        if min(self.anchor, self.start_anchor) < 0.0 or self.anchor_batch < 1 or not 0.0 < self.clip < 1.0:
             raise RefinementError(
-                f"anchor is 0 or more, anchor_batch 1 or more and clip between 0 and 1, got {self}"
+                f"anchors are 0 or more, anchor_batch 1 or more and clip between 0 and 1, got {self}"
             )
 
 
@@ -111,7 +114,7 @@ def refiner(
     `values` are by default those of the data.
     """
     model, device = gaussian_model(network), network.shift.device
-    objective = DDPO(model.process, policy.rule, DDPOConfig(clip=config.clip / network.action_size))
+    objective = _ppo(model, policy, config, config.clip / network.action_size)
     values = values or BranchValues(dataset, seed=seed, device=device)
     experience = Imagination(model, env, policy.rule, arm, values, config.imagination)
     terms = [Term(objective, experience)]
@@ -129,6 +132,14 @@ def refiner(
         seed=seed,
     )
     return Aligner(model, terms, align, gaussian_manifest(network, policy, seed, **description))
+
+
+def _ppo(model: Model, policy: GaussianConfig, config: RefineConfig, clip: float) -> Objective[Rated]:
+    """Return PPO, with the distance to where it starts as a KL of the only step: d^2/(2 std^2)."""
+    if config.start_anchor == 0.0:
+        return DDPO(model.process, policy.rule, DDPOConfig(clip=clip))
+    beta = 2.0 * policy.std**2 * config.start_anchor
+    return FlowGRPO(model.process, policy.rule, FlowGRPOConfig(clip=clip, skip_last=0, beta=beta))
 
 
 def refined_network(learner: Aligner) -> GaussianNetwork:
