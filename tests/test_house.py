@@ -97,7 +97,7 @@ def test_every_configuration_belongs_to_a_verb():
 def test_what_is_imported_is_declared():
     """Nothing but the standard library and the declared packages is imported by the packages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = ("safety", "collect", "robotics", "formats", "images", "export")
+    extras = ("safety", "collect", "robotics", "formats", "images", "export", "deploy")
     wanted = [*project["dependencies"]]
     wanted += [item for extra in extras for item in project["optional-dependencies"][extra]]
     declared = {re.split(r"[<>=!~;\[ ]", item)[0].lower().replace("-", "_") for item in wanted}
