@@ -17,7 +17,7 @@ from diffpolicy.alignment.reward import Reward
 from diffpolicy.alignment.samples import Pairs, Rollout
 from diffpolicy.diffusion import StepRule
 
-Family = Literal["matching", "path", "gradient", "noise"]
+Family = Literal["matching", "path", "reward", "noise"]
 # Options beside those of the method's own config: of the matcher, and whether DPOK's baseline is learnt.
 MATCHING_OPTIONS, VALUE_OPTION = ("draws", "coupled"), "value"
 
@@ -29,7 +29,7 @@ class RecipeError(ValueError):
 class Recipe(NamedTuple):
     """An objective's class, and how its published roll-outs differ from the usual ones (`OnlineConfig`).
 
-    `family` says what the objective is made of: a matcher, steps of a sampler, a reward's gradient, or noise.
+    `family` says what the objective is made of: a matcher, steps of a sampler, a reward that it calls itself, or noise.
     """
 
     kind: str
@@ -50,10 +50,11 @@ RECIPES: Mapping[str, Recipe] = {
     "dance_grpo": Recipe(
         "DanceGRPO", "path", {"advantages": "group", "shared_start": True, "rule": StepRule("dance_sde")}
     ),
-    "draft_k": Recipe("DRaFTK", "gradient"),
-    "draft_lv": Recipe("DRaFTLV", "gradient"),
-    "align_prop": Recipe("AlignProp", "gradient"),
-    "refl": Recipe("ReFL", "gradient"),
+    "draft_k": Recipe("DRaFTK", "reward"),
+    "draft_lv": Recipe("DRaFTLV", "reward"),
+    "align_prop": Recipe("AlignProp", "reward"),
+    "refl": Recipe("ReFL", "reward"),
+    "distillation_dpo": Recipe("DistillationDPO", "reward"),
     "find": Recipe("FIND", "noise"),
 }
 
@@ -133,9 +134,9 @@ def build_objective(
         case "path":
             baseline = (_value(model),) if others.get(VALUE_OPTION, name == "dpok") else ()
             objective = kind(model.process, rule or online_config(name).rule, *settings, *baseline)
-        case "gradient":
+        case "reward":
             if reward is None:
-                raise RecipeError(f"the objective {name} follows the gradient of a reward: give it one")
+                raise RecipeError(f"the objective {name} calls a reward itself: give it one")
             objective = kind(model, reward, *settings)
         case "noise":
             objective = kind(model, *settings)

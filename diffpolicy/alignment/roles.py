@@ -92,6 +92,10 @@ class CopiedRoles(RoleBook):
         """Return the network of a role."""
         return self._networks[name]
 
+    def denoiser(self, network: nn.Module) -> Denoiser:
+        """Return the denoiser that a network like those of the roles is."""
+        return self._wrap(network)
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return the parameters and buffers of a role's network."""
         network = self._networks[name]
@@ -103,7 +107,7 @@ class CopiedRoles(RoleBook):
 
     def __getitem__(self, name: str) -> Denoiser:
         """Return the denoiser of a role."""
-        return self._wrap(self._networks[name])
+        return self.denoiser(self._networks[name])
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the roles filled."""

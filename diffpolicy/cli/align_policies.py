@@ -41,9 +41,9 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
     """
     if not is_own(cfg.reward) or not is_own(cfg.gold):
         raise ConfigError("a policy is rated by its task: leave reward and reward@gold as they are")
-    if recipe(str(cfg.objective.name)).family == "gradient":
+    if recipe(str(cfg.objective.name)).family == "reward":
         raise ConfigError(
-            f"objective={cfg.objective.name} follows the gradient of a reward, and episodes have none: take nft, say"
+            f"objective={cfg.objective.name} calls its reward itself, and episodes are not rated by one: take nft, say"
         )
     runs = trained_seeds(run)
     if len(runs) > 1:

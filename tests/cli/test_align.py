@@ -167,7 +167,7 @@ def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest
     assert dispatch(["evaluate", f"checkpoint={aligned}", *arms, f"run={tmp_path / 'out'}"]) == 0
     for mistake, message in (
         ("reward=jpeg", "rated by its task"),
-        ("objective=draft_k", "episodes have none"),
+        ("objective=draft_k", "episodes are not rated by one"),
         ("policy.steps=some", "policy.steps must be int"),
         ("prompts=[a]", "only pipelines do"),
     ):

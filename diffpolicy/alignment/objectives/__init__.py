@@ -6,6 +6,7 @@ from diffpolicy.alignment.objectives.d3po import D3PO, D3POConfig
 from diffpolicy.alignment.objectives.dance_grpo import DanceGRPO, DanceGRPOConfig
 from diffpolicy.alignment.objectives.ddpo import DDPO, DDPOConfig
 from diffpolicy.alignment.objectives.diffusion_dpo import DiffusionDPO, DiffusionDPOConfig
+from diffpolicy.alignment.objectives.distillation_dpo import DistillationDPO, DistillationDPOConfig
 from diffpolicy.alignment.objectives.dpok import DPOK, DPOKConfig, value_network
 from diffpolicy.alignment.objectives.draft_k import DRaFTK, DRaFTKConfig
 from diffpolicy.alignment.objectives.draft_lv import DRaFTLV, DRaFTLVConfig
@@ -40,6 +41,8 @@ __all__ = [
     "DanceGRPOConfig",
     "DiffusionDPO",
     "DiffusionDPOConfig",
+    "DistillationDPO",
+    "DistillationDPOConfig",
     "FINDConfig",
     "FlowGRPO",
     "FlowGRPOConfig",
