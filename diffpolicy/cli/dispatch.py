@@ -66,7 +66,7 @@ def one_line(error: Exception) -> str | None:
             return None
         return (
             f"package '{package}' is missing: run `make setup`, or pip install "
-            "'diffpolicy[safety,collect,robotics,formats,images,export]'"
+            "'diffpolicy[safety,collect,robotics,formats,images,export,deploy]'"
         )
     ours = type(error).__module__.partition(".")[0] in OUR_PACKAGES
     if not ours and not isinstance(error, OSError):
@@ -98,4 +98,8 @@ def _run(arguments: Sequence[str], verbs: Mapping[str, Verb]) -> int:
 
     if verb.positional and rest and rest[0][0] not in "-+~" and "=" not in rest[0]:
         rest[0] = f"{verb.positional}={rest[0]}"
+    if verb.stages:
+        from diffpolicy.cli.stages import gather
+
+        rest = gather(rest, verb.stages)
     return run_hydra(name, verb, rest)

@@ -1,7 +1,9 @@
 """`diffpolicy evaluate`: DSRL's protocol on a trained checkpoint, with certificate, report and video."""
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -17,6 +19,13 @@ from diffpolicy.cli.suggestions import nearest
 from diffpolicy.evaluation.certificate import write_certificate
 from diffpolicy.policies import ARMS, Policy, available_arms, load_policy
 from diffpolicy.policies.gaussian import METHOD as GAUSSIAN
+
+
+class Guest(NamedTuple):
+    """An arm of other runs: for each training seed of the checkpoint a policy, and the SHA-256 of its weights."""
+
+    policies: Sequence[Policy]
+    weights: Sequence[str]
 
 
 def main(cfg: DictConfig) -> None:
@@ -50,16 +59,30 @@ def _player(checkpoint: training.Checkpoint, arm: str, seed: int, device: torch.
     return load_policy(checkpoint, arm, seed, device)
 
 
-def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluation:
-    """Evaluate the newest checkpoint in `source`; write certificate.json, report.html and video.mp4 to `folder`."""
+def evaluate(
+    cfg: DictConfig,
+    source: Path,
+    folder: Path,
+    guests: Mapping[str, Guest] | None = None,
+    more: Mapping[str, Any] | None = None,
+    sections: Callable[[evaluation.Evaluation], Sequence[str]] | None = None,
+) -> evaluation.Evaluation:
+    """Evaluate the newest checkpoint in `source`; write certificate.json, report.html and video.mp4 to `folder`.
+
+    `guests` are played as well, `more` joins the manifest in the certificate, and the report has the `sections` (HTML)
+    that are made of the result.
+    """
     console = Console(soft_wrap=True, highlight=False)
     checkpoint = training.read_checkpoint(source)
     manifest = checkpoint.manifest
     task = envs.task(manifest["task"])
     device = compute_device(cfg)
-    arms = listed(cfg, "arms", str) or available_arms(manifest)
-    headline, reference = _present(cfg.headline, arms), _present(cfg.reference, arms)
-    players = {arm: [_player(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms}
+    arms, guests = listed(cfg, "arms", str) or available_arms(manifest), guests or {}
+    players: dict[str, Sequence[Policy]] = {
+        arm: [_player(checkpoint, arm, seed, device) for seed in manifest["seeds"]] for arm in arms
+    }
+    players |= {name: guest.policies for name, guest in guests.items()}
+    headline, reference = _present(cfg.headline, list(players)), _present(cfg.reference, list(players))
 
     def progress(arm: str, done: int, total: int) -> None:
         console.print(f"  evaluated {done}/{total}: {arm}", style="dim")
@@ -75,16 +98,17 @@ def evaluate(cfg: DictConfig, source: Path, folder: Path) -> evaluation.Evaluati
     )
     console.print(str(result))
     folder.mkdir(parents=True, exist_ok=True)
-    weights = [manifest["sha256"]["model.safetensors"]] * len(manifest["seeds"])
+    weights: Sequence[str] = [manifest["sha256"]["model.safetensors"]] * len(manifest["seeds"])
     certificate = write_certificate(
         result,
         folder / "certificate.json",
         data_hash=manifest["data"]["sha256"],
-        weights_hashes=dict.fromkeys(arms, weights),
+        weights_hashes=dict.fromkeys(arms, weights) | {name: guest.weights for name, guest in guests.items()},
         command=[*sys.argv[0].split(), *sys.argv[1:]],
-        manifest=manifest,
+        manifest=manifest | dict(more or {}),
     )
     dataset = data.load(dataset_path(task, cfg.data)) if cfg.data or task.id in SHIPPED else None
-    report = write_report(result, headline, players[headline][0], source, dataset, folder)
+    told = sections(result) if sections else ()
+    report = write_report(result, headline, players[headline][0], source, dataset, folder, told)
     console.print(f"certificate: {certificate}\nreport:      {report}")
     return result

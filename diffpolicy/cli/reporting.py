@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,11 @@ def write_report(
     run: Path,
     dataset: OfflineDataset | None,
     folder: Path,
+    sections: Sequence[str] = (),
 ) -> Path:
     """Write report.html and video.mp4 about the arm `headline`, played by `policy`, to `folder`; return the report.
 
-    `run` is the training run, whose curves are shown.
+    `run` is the training run, whose curves are shown; `sections` are further ones, of HTML.
     """
     episodes = None if dataset is None else (dataset.episode_returns.numpy(), dataset.episode_costs.numpy())
     film, video = None, folder / "video.mp4"
@@ -57,6 +59,7 @@ def write_report(
             video=None if film is None else video,
             film_strip=film,
             certificate=json.loads((folder / "certificate.json").read_text()),
+            sections=sections,
         ),
     )
 

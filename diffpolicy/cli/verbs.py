@@ -8,17 +8,23 @@ class Verb(NamedTuple):
 
     `hydra` verbs have `main(cfg: DictConfig) -> None` and a file `<verb>.yaml` among the configs; `argparse`
     verbs have `main(arguments: list[str]) -> int`. `positional` is the key that a first word without "=" is
-    the value of: `diffpolicy bench fisor-act` is `diffpolicy bench bench=fisor-act`.
+    the value of: `diffpolicy bench fisor-act` is `diffpolicy bench bench=fisor-act`. Words that begin with the name of
+    one of the `stages`, `train.preset=paper`, are options of other verbs, which the verb runs.
     """
 
     module: str
     help: str
     arguments: Literal["hydra", "argparse"] = "hydra"
     positional: str | None = None
+    stages: tuple[str, ...] = ()
 
+
+STAGES = ("collect", "train", "world", "refine", "evaluate")
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb("diffpolicy.cli.demo", "train, evaluate and film a safe policy on a real task in minutes"),
+    "demo": Verb(
+        "diffpolicy.cli.demo", "train, refine, evaluate and film a safe policy in minutes", stages=STAGES
+    ),
     "collect": Verb("diffpolicy.cli.collect", "make an offline dataset where none can be downloaded"),
     "data": Verb("diffpolicy.cli.data", "check, fetch or describe a dataset file", "argparse"),
     "train": Verb("diffpolicy.cli.train", "train policies on an offline dataset, or resume a run"),
@@ -29,6 +35,9 @@ VERBS: dict[str, Verb] = {
         "diffpolicy.cli.align", "fine-tune digits, images or a chunk policy on rewards or comparisons"
     ),
     "refine": Verb("diffpolicy.cli.refine", "make a policy better in a frozen world model, and judge it"),
+    "pipeline": Verb(
+        "diffpolicy.cli.pipeline", "collect, train, learn a world model, refine, evaluate", stages=STAGES
+    ),
     "calibrate": Verb(
         "diffpolicy.cli.calibrate", "measure how far a chunk policy's last plan serves its next one"
     ),

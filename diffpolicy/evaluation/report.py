@@ -34,7 +34,7 @@ class Extras:
     """What a report may show beside the evaluation; each part is left out where there is none.
 
     `dataset` holds the returns and costs (E,) of the data's episodes, `film_strip` is PNG, `video` an mp4
-    file, `certificate` a certificate's document.
+    file, `certificate` a certificate's document; `sections` are whole ones, of HTML (`page.section`).
     """
 
     dataset: tuple[ArrayLike, ArrayLike] | None = None
@@ -43,6 +43,7 @@ class Extras:
     video: Path | None = None
     film_strip: bytes | None = None
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    sections: Sequence[str] = ()
 
 
 def write_report(
@@ -78,6 +79,7 @@ def render(evaluation: Evaluation, *, subject: str, limit: float | None, extras:
     film = _film(extras)
     sections = [
         section("What it does", film) if film else "",
+        *extras.sections,
         section("All arms", _arms_table(evaluation, chosen), _limits_table(evaluation), _rules(evaluation)),
         section(
             "Return and cost",
