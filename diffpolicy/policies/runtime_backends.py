@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,13 +53,15 @@ def load_aoti(path: Path) -> tuple[Run, Shapes]:
     return package, {name: tuple(shape) for name, shape in stored.items()}
 
 
-def export_onnx(program: ExportedProgram, path: Path) -> None:
-    """Write the graph to `path` as an ONNX model, its weights inside."""
+def export_onnx(
+    program: ExportedProgram, path: Path, inputs: Sequence[str] = INPUTS, outputs: Sequence[str] | None = None
+) -> None:
+    """Write the graph to `path` as an ONNX model, its weights inside, its first `inputs` and `outputs` so named."""
     for needed in ("onnx", "onnxscript"):
         _imported(needed)
     # ONNX Runtime has no kernel for Mish and would neither fold it away where it is constant nor run it fast.
     program = program.run_decompositions({torch.ops.aten.mish.default: _mish})
-    names = INPUTS[: len(program.graph_signature.user_inputs)]
+    names = inputs[: len(program.graph_signature.user_inputs)]
     with _quiet("torch.onnx"), _quiet("onnx_ir"), _quiet("onnxscript"):
         torch.onnx.export(
             program,
@@ -69,6 +71,7 @@ def export_onnx(program: ExportedProgram, path: Path) -> None:
             external_data=False,
             verbose=False,
             input_names=names,
+            output_names=outputs,
         )
 
 

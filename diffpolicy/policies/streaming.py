@@ -4,6 +4,7 @@ import itertools
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from diffpolicy.diffusion import GaussianProcess
 from diffpolicy.policies.arms import ChunkArm
@@ -76,29 +77,47 @@ class StreamingPolicy:
         """
         seen = observed(observation, memory, self.model, self.device)
         model, first = self.model, memory.plan is None
-        steps = self._first_steps if first else self._steps
-        batch = len(seen.state)
+        draws, batch = self.draws(first), len(seen.state)
         noise = torch.empty(
-            len(steps) + 1, batch, model.prediction_horizon, model.action_size, device=self.device
+            draws, batch, model.prediction_horizon, model.action_size, device=self.device
         ).normal_(generator=memory.generator)
-        buffer = noise[0] * model.process.noise_at(model.process.levels - 1)
-        if memory.plan is not None:
-            kept = model.prediction_horizon - self.execute
-            buffer = torch.cat([shift(memory.plan.chunk, self.execute)[:, :kept], buffer[:, kept:]], dim=1)
-        condition = model.encode(seen)
-        for step, added in zip(steps, noise[1:], strict=True):
-            clean = model(buffer, step.level.expand(batch, -1), condition)
-            clean = clean if self.clip is None else clean.clamp(-self.clip, self.clip)
-            buffer = step.keep * buffer + step.signal * clean + step.noise * added
-        past = self.observation_horizon - 1
-        ahead = buffer[:, past : past + self.execute]
+        guess = None if memory.plan is None else shift(memory.plan.chunk, self.execute)
+        buffer = self.denoise(seen, noise, guess)
         answer = ActionChunk(
-            model.to_actions(ahead if self.discrete is None else self.discrete.execute(ahead)),
-            evaluations=torch.full((batch,), len(steps), dtype=torch.int64, device=self.device),
+            self.actions(buffer),
+            evaluations=torch.full((batch,), draws - 1, dtype=torch.int64, device=self.device),
             cold=torch.full((batch,), first, device=self.device),
         )
         stalled = torch.zeros(batch, dtype=torch.int64, device=self.device)
         return answer, Memory(memory.generator, Plan(buffer, seen.newest, stalled))
+
+    def draws(self, first: bool) -> int:
+        """Return the noise tensors of a decision: of the `first` one, or of any other."""
+        return len(self._first_steps if first else self._steps) + 1
+
+    def denoise(self, seen: Observation, noise: Tensor, guess: Tensor | None) -> Tensor:
+        """Return the buffer (B, Tp, A) after a decision, a pure function of `noise` (draws, B, Tp, A).
+
+        `guess` (B, Tp, A) is the buffer of the decision before, shifted; None at the first one.
+        """
+        model, steps = self.model, self._first_steps if guess is None else self._steps
+        buffer = noise[0] * model.process.noise_at(model.process.levels - 1)
+        if guess is not None:
+            kept = model.prediction_horizon - self.execute
+            buffer = torch.cat([guess[:, :kept], buffer[:, kept:]], dim=1)
+        condition = model.encode(seen)
+        for step, added in zip(steps, noise[1:].unbind(), strict=True):
+            clean = model(buffer, step.level.expand(len(noise[0]), -1), condition)
+            clean = clean if self.clip is None else clean.clamp(-self.clip, self.clip)
+            buffer = step.keep * buffer + step.signal * clean + step.noise * added
+        return buffer
+
+    @torch.no_grad()
+    def actions(self, buffer: Tensor) -> Tensor:
+        """Return the actions (B, execute, A) in [-1, 1] of a buffer (B, Tp, A), from the decision on."""
+        past = self.observation_horizon - 1
+        ahead = buffer[:, past : past + self.execute]
+        return self.model.to_actions(ahead if self.discrete is None else self.discrete.execute(ahead))
 
 
 def buffer_path(levels: int, horizon: int, past: int, execute: int, steps: int | None) -> list[list[int]]:
