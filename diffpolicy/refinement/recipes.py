@@ -30,15 +30,20 @@ from world_models import ImaginedEnv
 
 @dataclass(frozen=True)
 class CloneConfig:
-    """Behaviour cloning: `updates` of `batch` transitions of episodes that cost at most `max_cost`, None for all."""
+    """Behaviour cloning: `updates` of `batch` transitions of episodes that cost at most `max_cost`, None for all.
+
+    Observations are standardised by deviations of at least `least_deviation`: what hardly moves in a few demonstrations
+    (a gripper that stays open) would otherwise decide everything where it does move.
+    """
 
     updates: int = 4000
     batch: int = 512
     learning_rate: float = 1e-3
     max_cost: float | None = None
+    least_deviation: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.updates, self.batch) < 1 or not self.learning_rate > 0.0:
+        if min(self.updates, self.batch) < 1 or not self.learning_rate > 0.0 or self.least_deviation < 0.0:
             raise RefinementError(f"cloning takes updates of one or more transitions, got {self}")
 
 
@@ -88,7 +93,8 @@ def cloner(
 ) -> Aligner:
     """Return the learner of a Gaussian policy that clones a dataset: supervised fine-tuning of a fresh network."""
     generator = torch.Generator().manual_seed(seed)
-    standardizer = Standardizer.fit(dataset)
+    fitted = Standardizer.fit(dataset)
+    standardizer = Standardizer(fitted.mean, fitted.std.clamp(min=config.least_deviation))
     network = GaussianNetwork(standardizer, dataset.action_size, policy.hidden, generator).to(device)
     model = gaussian_model(network)
     data = demonstrated_actions(dataset, cheap_transitions(dataset, config.max_cost), device)
