@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diffpolicy.deploy.errors import DeployError
 
 LARGEST = 16 * 2**20  # bytes of a message; eight pictures of 640 x 480 fit twice
-ITEMS = 256  # elements of one list or one map; a peer announces a length before it sends anything
+ITEMS = 1024  # elements of one list or one map; a peer announces a length before it sends anything
 DIMENSIONS = 8  # of one array
 TEXT = 4096  # bytes of one string
 
