@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
         "diffpolicy.cli.calibrate", "measure how far a chunk policy's last plan serves its next one"
     ),
     "evaluate": Verb("diffpolicy.cli.evaluate", "roll out a policy, write its certificate and report"),
+    "serve": Verb("diffpolicy.cli.serve", "answer the observations of robots with action chunks"),
     "bench": Verb(
         "diffpolicy.cli.bench", "measure the speed of training and acting on this machine", "hydra", "bench"
     ),
