@@ -96,7 +96,7 @@ class CandidatePolicy:
         self.actors, self.critics, self.standardizer, self.arm = actors, critics, standardizer, arm
         self.device = critics.sign.device
         self.actors.average.to(precision)
-        self._decide = torch.compile(self._choose, options={"freezing": True}) if compiled else self._choose
+        self._decide = torch.compile(self.choose, options={"freezing": True}) if compiled else self.choose
 
     observation_horizon = 1
 
@@ -112,7 +112,7 @@ class CandidatePolicy:
         action, feasible_value = self._decide(state, noise)
         return ActionChunk(action.unsqueeze(1), feasible_value), memory
 
-    def _choose(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return the chosen actions (B, A) and their feasible values (B,)."""
         count = self.arm.candidates
         states = self.standardizer.normalize(observation).repeat_interleave(count, dim=0).unsqueeze(0)
