@@ -1,0 +1,179 @@
+"""The policies of the suite `world4rl`: demonstrated, cloned, and refined in a model of the clone's own roll-outs."""
+
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import envs
+from diffpolicy import data, training
+from diffpolicy.cli import train_world_model
+from diffpolicy.cli.common import compute_device, load_dataset
+from diffpolicy.cli.config import build
+from diffpolicy.cli.refine_world import BranchConfig, World, load_world
+from diffpolicy.collection import CollectConfig, collect
+from diffpolicy.policies.gaussian import GaussianConfig, load_gaussian
+from diffpolicy.refinement import (
+    BranchValueConfig,
+    BranchValues,
+    CloneConfig,
+    RefineConfig,
+    RewardOnly,
+    cloner,
+    refiner,
+)
+
+EXPERT_STEPS = 150  # the experts' slowest demonstration takes fewer
+
+
+@dataclass(frozen=True)
+class Wide(GaussianConfig):
+    """A Gaussian policy without the cap e^0 on its deviation."""
+
+    def __post_init__(self) -> None:
+        """Anything goes: it is the arm that shows what the cap is for."""
+
+
+def demonstrations(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+    """Return the file of a seed's demonstrations by the task's expert; made if it is missing."""
+    path = _folder(cfg, task, seed) / "demonstrations.hdf5"
+    experts = {"expert": cfg.demonstrations, "driven": 0, "noisy": 0, "uniform": 0, "held": 0}
+    return _collected(cfg, task, path, seed, {**experts, "horizon": EXPERT_STEPS})
+
+
+def clone(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+    """Train a seed's Gaussian clone of its demonstrations, unless that is done; return its run."""
+    path = demonstrations(cfg, task, seed)
+    policy, config = build(GaussianConfig, cfg.gaussian, "gaussian"), build(CloneConfig, cfg.clone, "clone")
+    hashed = data.sha256(path)
+    description = {"task": task.id, "data": {"file": path.name, "sha256": hashed}}
+    learner = cloner(load_dataset(task, path), policy, config, seed, compute_device(cfg), description)
+    stored = {
+        "task": task.id,
+        "seed": seed,
+        "gaussian": asdict(policy),
+        "clone": asdict(config),
+        "data_sha256": hashed,
+    }
+    run = _folder(cfg, task, seed) / "clone"
+    training.run(learner, run, stored, checkpoint_every=config.updates, log_every=100, progress=cfg.progress)
+    return run
+
+
+def roll_outs(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+    """Return the file of the demonstrations together with roll-outs of the clone, noise and random actions."""
+    driver, path = clone(cfg, task, seed), _folder(cfg, task, seed) / f"{_kind(cfg)}.hdf5"
+    mixture = {
+        **_plain(cfg.mixture),
+        "expert": 0,
+        "driver": str(driver),
+        "arm": "sampled",
+        "horizon": cfg.horizon,
+    }
+    return _collected(cfg, task, path, 1000 + seed, mixture, demonstrations(cfg, task, seed))
+
+
+def world_model(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+    """Train a seed's world model, unless that is done; return its run."""
+    path = roll_outs(cfg, task, seed)
+    run = _folder(cfg, task, seed) / f"world-{_kind(cfg)}"
+    changed = {"task": task.id, "data": str(path), "seed": seed, "run": str(run)}
+    train_world_model.train(OmegaConf.create({**_plain(cfg), **changed}))
+    return run
+
+
+def load(cfg: DictConfig, task: envs.Task, seed: int) -> World:
+    """Return a seed's frozen world model and its data."""
+    run, path = world_model(cfg, task, seed), roll_outs(cfg, task, seed)
+    chosen = OmegaConf.create({"world": str(run), "task": task.id, "data": str(path)})
+    return load_world(chosen, compute_device(cfg))
+
+
+def refine(cfg: DictConfig, task: envs.Task, seed: int, arm: str) -> Path:
+    """Refine a seed's clone for success in its world model, unless that is done; return the run."""
+    world, start = load(cfg, task, seed), training.read_checkpoint(_last(clone(cfg, task, seed)))
+    network = load_gaussian(start, world.device)
+    kind = GaussianConfig if cfg.std <= 1.0 else Wide
+    policy = kind(list(cfg.gaussian.hidden), cfg.std)
+    given = _plain(cfg.refine)
+    given["imagination"]["success"] = True
+    config = build(RefineConfig, given, "refine")
+    branches = build(BranchConfig, {**_plain(cfg.branches), "horizon": cfg.horizon}, "branches")
+    value = build(BranchValueConfig, cfg.value, "value")
+    values = BranchValues(until_success(world.dataset), value, seed, world.device)
+    described = world.description() | {"method_of_refinement": "success", "horizon": cfg.horizon}
+    env = world.branches(branches)
+    learner = refiner(network, policy, world.dataset, env, RewardOnly(), config, seed, described, values)
+    stored = {
+        "task": task.id,
+        "seed": seed,
+        "refine": asdict(config),
+        "gaussian": asdict(policy),
+        "branches": asdict(branches),
+        "value": asdict(value),
+        "world_sha256": world.weights,
+        "start_sha256": start.manifest["sha256"]["model.safetensors"],
+    }
+    run = _folder(cfg, task, seed) / arm
+    training.run(
+        learner, run, stored, checkpoint_every=config.updates, log_every=config.updates, progress=cfg.progress
+    )
+    return run
+
+
+def until_success(dataset: data.OfflineDataset) -> data.OfflineDataset:
+    """Return the data with a reward at the first success of each episode alone, as imagined episodes have it."""
+    before = dataset.rewards.cumsum(0) - dataset.rewards
+    starts = before[dataset.episode_starts].repeat_interleave(dataset.episode_lengths)
+    return replace(dataset, rewards=torch.where(before == starts, dataset.rewards, 0.0))
+
+
+def weights(run: Path) -> str:
+    """Return the SHA-256 of a finished run's weights."""
+    return str(training.read_checkpoint(_last(run)).manifest["sha256"]["model.safetensors"])
+
+
+def _collected(
+    cfg: DictConfig,
+    task: envs.Task,
+    path: Path,
+    seed: int,
+    mixture: dict[str, Any],
+    begun: Path | None = None,
+) -> Path:
+    """Collect episodes into `path`, after those of the file `begun`, if it is missing; unfinished ones are dropped."""
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".collecting")
+    unfinished.unlink(missing_ok=True)
+    if begun is not None:
+        shutil.copy(begun, unfinished)
+    given = {"source": "mixture", "seed": seed, "extend": True}
+    options = {**given, "mixture": {**mixture, "after_success": cfg.after_success}}
+    collect(task.id, build(CollectConfig, options, "collect"), unfinished, cfg.progress)
+    unfinished.rename(path)
+    return path
+
+
+def _kind(cfg: DictConfig) -> str:
+    """Return what the roll-outs of a configuration are called."""
+    kept = [f"{name}-{cfg.mixture[name]}" for name in ("driven", "noisy", "uniform", "held")]
+    return "_".join(kept)
+
+
+def _folder(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+    return Path(cfg.run).resolve() / task.name / f"seed-{seed}"
+
+
+def _last(run: Path) -> Path:
+    found = training.latest_checkpoint(run)
+    assert found is not None, f"{run} has been trained"
+    return found
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
