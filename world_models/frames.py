@@ -14,6 +14,7 @@ from world_models.windows import FrameWindow
 
 OUTCOMES = ("success", "cost", "termination")
 BLOCK = 256  # pictures that are resized at once
+MEASURED = 2048  # steps, in how much pixels change
 TOLERANCE = 1e-3  # by which actions may leave [-1, 1]: rounding, not another unit
 
 
@@ -83,6 +84,10 @@ class FrameWindows:
         """How many transitions there are."""
         return len(self.actions)
 
+    def reaches(self, steps: int) -> bool:
+        """Whether `steps` more pictures of its episode follow some transition."""
+        return bool((self._left >= steps).any())
+
     def followed(self, steps: int) -> Tensor:
         """Return the transitions (M,) int64 after which `steps` more pictures of their episode are there.
 
@@ -95,6 +100,14 @@ class FrameWindows:
                 f"no episode shows {steps + 1} pictures: choose fewer steps or longer episodes"
             )
         return index
+
+    def change(self) -> Tensor:
+        """Return the root mean square () of what pixels in [-1, 1] change by in a step, over up to MEASURED of them."""
+        index = self.followed(1)
+        index = index[torch.linspace(0, len(index) - 1, min(len(index), MEASURED)).long().to(index.device)]
+        return (2.0 / 255.0) * (
+            self.frames[index + 1].float() - self.frames[index].float()
+        ).square().mean().sqrt()
 
     def window(self, index: Tensor) -> FrameWindow:
         """Return the windows of transitions `index` (B,)."""

@@ -69,10 +69,13 @@ class PixelWorldModel(nn.Module):
         # Random frequencies for the noise level (Tancik et al. 2020), and a vector for each task.
         frequencies = torch.empty(size.condition // 2, device=self.actions.weight.device)
         self.register_buffer("frequencies", frequencies.normal_(generator=generator))
+        # What a pixel's change is multiplied by, so that it varies like a pixel; `fit` measures it.
+        self.register_buffer("scale", torch.ones((), device=self.actions.weight.device))
         tasks = torch.empty(config.tasks, size.condition, device=self.actions.weight.device)
         self.tasks = nn.Parameter(tasks.normal_(generator=generator)) if config.tasks > 1 else None
 
     frequencies: Tensor
+    scale: Tensor
 
     @property
     def members(self) -> int:
@@ -80,7 +83,7 @@ class PixelWorldModel(nn.Module):
         return 1
 
     def fit(self, windows: FrameWindows) -> None:
-        """Take how frequent outcomes are from the transitions of a dataset.
+        """Take how frequent outcomes are, and how much pixels change, from the transitions of a dataset.
 
         Raises:
             WorldModelError: if it is not one that the model can be trained on.
@@ -91,6 +94,8 @@ class PixelWorldModel(nn.Module):
                 "it more tasks"
             )
         self.heads.frequency.copy_(windows.labels.double().mean(0))
+        if self.config.predicts == "change":
+            self.scale.copy_(self.config.noise.data / windows.change().clamp(min=1.0 / 255.0))
 
     def condition(self, window: FrameWindow, c_noise: Tensor) -> Tensor:
         """Return the condition vector (B, K) of windows of B moments at noise levels c_noise (B,)."""
@@ -102,15 +107,28 @@ class PixelWorldModel(nn.Module):
         output: Tensor = self.contract(F.silu(self.expand(told)))
         return output
 
+    def drawn(self, frames: Tensor, window: FrameWindow) -> Tensor:
+        """Return what is drawn by diffusion (B, 3, S, S) if frames (B, S, S, 3) come next: them, or their change."""
+        if self.config.predicts == "frame":
+            return to_pixels(frames)
+        return (to_pixels(frames) - to_pixels(window.observations[:, -1])) * self.scale
+
+    def framed(self, drawn: Tensor, window: FrameWindow) -> Tensor:
+        """Return the frames (B, S, S, 3) that are `drawn` (B, 3, S, S): the inverse, cut and rounded to 8 bits."""
+        if self.config.predicts == "frame":
+            return to_frames(drawn)
+        return to_frames(to_pixels(window.observations[:, -1]) + drawn / self.scale)
+
     def raw(self, noisy: Tensor, factors: Preconditioning, window: FrameWindow) -> Tensor:
-        """Return what the network says (B, 3, S, S) of noisy pixels (B, 3, S, S), for factors (B,)."""
+        """Return what the network says (B, 3, S, S) of what is drawn with noise on it, for factors (B,)."""
         shown = to_pixels(window.observations).flatten(1, 2) / self.config.noise.data
         maps = torch.cat([shown, factors.c_in[:, None, None, None] * noisy], dim=1)
-        output: Tensor = self.unet(maps, self.condition(window, factors.c_noise))
-        return output
+        with torch.autocast(maps.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            output: Tensor = self.unet(maps, self.condition(window, factors.c_noise))
+        return output.float()
 
     def denoise(self, noisy: Tensor, sigma: Tensor, window: FrameWindow) -> Tensor:
-        """Return the predicted clean pixels (B, 3, S, S) of noisy ones at noise levels sigma (B,)."""
+        """Return the predicted clean values (B, 3, S, S) of noisy ones at noise levels sigma (B,)."""
         factors = preconditioning(sigma, self.config.noise.data, self.config.noise.offset)
         _, c_skip, c_out, _ = (each[:, None, None, None] for each in factors)
         return c_skip * noisy + c_out * self.raw(noisy, factors, window)
@@ -123,11 +141,12 @@ class PixelWorldModel(nn.Module):
         process = process.to(generator.device)
 
         def denoiser(noisy: Tensor, level: Tensor, shown: FrameWindow) -> Tensor:
-            return to_pixels(to_frames(self.denoise(noisy, process.noise[level], shown)))
+            predicted = self.denoise(noisy, process.noise[level], shown)
+            return self.drawn(self.framed(predicted, shown), shown)
 
         sampler = Sampler(process, "ddim", tuple(range(options.steps - 1, -1, -1)))
         noise = sampler.draw((len(window.actions), 3, self.config.size, self.config.size), generator)
-        return to_frames(sampler.sample(denoiser, window, noise))
+        return self.framed(sampler.sample(denoiser, window, noise), window)
 
     @torch.no_grad()
     def imagine(self, window: FrameWindow, member: Tensor, generator: torch.Generator) -> Imagined:
@@ -145,7 +164,7 @@ class PixelWorldModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of predicting frames (B, S, S, 3) at random noise levels, and the frames predicted."""
         options = self.config.noise
-        clean = to_pixels(next_frames)
+        clean = self.drawn(next_frames, window)
         sigma, offset, noise = (
             torch.empty(shape, device=clean.device).normal_(generator=generator)
             for shape in ((len(clean),), (len(clean), 3, 1, 1), clean.shape)
@@ -155,7 +174,7 @@ class PixelWorldModel(nn.Module):
         factors = preconditioning(sigma, options.data, options.offset)
         _, c_skip, c_out, _ = (each[:, None, None, None] for each in factors)
         said = self.raw(noisy, factors, window)
-        predicted = to_frames((c_skip * noisy + c_out * said).detach())
+        predicted = self.framed((c_skip * noisy + c_out * said).detach(), window)
         return F.mse_loss(said, (clean - c_skip * noisy) / c_out), predicted
 
     def outcome_loss(self, window: FrameWindow, outcome: FrameOutcome) -> Tensor:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from world_models.errors import WorldModelError
 from world_models.unet2d import SIZES
 
+PREDICTS = ("frame", "change")
+
 
 @dataclass(frozen=True)
 class PixelNoise:
@@ -43,14 +45,19 @@ class PixelNoise:
 class PixelConfig:
     """A world model of pixels, and how it is trained.
 
-    `network` is one of "tiny", "diamond" and "world4rl"; frames have `size` pixels on a side, and `history` of them are
-    shown with the actions taken on them, two-hot in `bins`. A frame is predicted `autoregressive` times in a row in an
-    update, from the model's own frames after the first. `camera` may be left out where there is one only. A transition
-    is a success if its reward reaches `success_reward`. The optimiser is DIAMOND's: AdamW, its rate growing over
-    `warm_up` updates, and gradients clipped at a norm of 1.
+    `network` is one of "tiny", "diamond" and "world4rl". What is drawn by diffusion is the next "frame", as
+    published, or its "change" from the last one, scaled to the deviation that pixels are taken to have: a network
+    that says nothing then repeats the last frame, and only what moves is left to learn. With `bfloat16`
+    convolutions are of that precision, weights and optimiser are not. Frames have `size` pixels on a side, and
+    `history` of them are shown with the actions taken on them, two-hot in `bins`. A frame is predicted
+    `autoregressive` times in a row in an update, from the model's own frames after the first. `camera` may be left
+    out where there is one only. A transition is a success if its reward reaches `success_reward`. The optimiser is
+    DIAMOND's: AdamW, its rate growing over `warm_up` updates, and gradients clipped at a norm of 1.
     """
 
     network: str = "tiny"
+    predicts: str = "frame"
+    bfloat16: bool = False
     size: int = 48
     history: int = 4
     bins: int = 21
@@ -70,7 +77,9 @@ class PixelConfig:
     def __post_init__(self) -> None:
         if self.network not in SIZES:
             raise WorldModelError(f"a network is one of {', '.join(SIZES)}, not {self.network!r}")
-        multiple = 2 ** (len(SIZES[self.network].channels) - 1)
+        if self.predicts not in PREDICTS:
+            raise WorldModelError(f"a network predicts one of {', '.join(PREDICTS)}, not {self.predicts!r}")
+        multiple = SIZES[self.network].multiple
         if self.size < 8 or self.size % multiple:
             raise WorldModelError(
                 f"frames for {self.network!r} have sides of 8 pixels or more, in multiples of {multiple}, "

@@ -17,6 +17,7 @@ from diffpolicy import data, training
 from diffpolicy.cli.common import compute_device, dataset_path, listed, load_dataset
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.imagine import DPI, FilmConfig, drawer, keep, track_states
 from world_models import StateWorldModel, Windows, WorldModelConfig, WorldModelLearner, load_world_model
 from world_models.assessment import Assessment, assess
 from world_models.fidelity import hold_out, open_loop, starts_of
@@ -65,7 +66,12 @@ class OpenLoopJudge:
 
 
 def main(cfg: DictConfig) -> None:
-    """Train what `cfg` describes in the folder `cfg.run`, and say how true it is."""
+    """Train what `cfg` describes in the folder `cfg.run`, say how true it is, and film it."""
+    if cfg.world_model.kind == "pixels":
+        from diffpolicy.cli import pixel_world_model  # here, because it is made of parts of this module
+
+        pixel_world_model.main(cfg)
+        return
     checkpoint = train(cfg)
     console = Console(soft_wrap=True, highlight=False)
     model, held_out = trained(cfg, checkpoint)
@@ -73,6 +79,27 @@ def main(cfg: DictConfig) -> None:
     print_table(found, console)
     (Path(cfg.run) / FIDELITY).write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
     console.print(f"fidelity: {Path(cfg.run) / FIDELITY}\ntrained:  {checkpoint}")
+    film_states(cfg, model, held_out, console)
+
+
+def film_states(
+    cfg: DictConfig, model: StateWorldModel, held_out: data.OfflineDataset, console: Console
+) -> None:
+    """Write into the folder `cfg.run` what is imagined beside what is real: a film, or a plot where none can be."""
+    settings = build(FilmConfig, cfg.film, "film")
+    if not settings.starts:
+        return
+    windows = Windows(held_out, model.config.history, model.mean.device)
+    steps = min(settings.steps, int(held_out.episode_lengths.max()))
+    starts = starts_of(held_out, steps, settings.starts, seed=0).to(model.mean.device)
+    tracks, draw = track_states(model, windows, starts, steps), drawer(envs.task(cfg.task))
+    if draw is not None:
+        film = tracks.film(draw, settings.frames_per_second)
+        keep(film, cfg.run, "imagined", model.config.updates, console)
+    else:
+        path = Path(cfg.run) / "imagined.png"
+        tracks.plot().savefig(path, dpi=DPI)
+        console.print(f"plot:     {path}, real and imagined observations of {steps} steps")
 
 
 def train(cfg: DictConfig) -> Path:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,30 @@ def test_the_loss_is_that_of_the_clean_frame_over_c_out():
     assert torch.equal(predicted, to_frames(found.detach()))
 
 
+def test_changes_vary_like_pixels_and_lead_back_to_the_frame():
+    windows = FrameWindows(square_world(8, 6, 8), 2, 8)
+    model = PixelWorldModel(replace(SMALL, predicts="change"), 2, torch.Generator().manual_seed(0))
+    model.fit(windows)
+    index = windows.followed(1)
+    window, following = windows.window(index), windows.outcome(index).next_frames
+    change = model.drawn(following, window)
+    assert change.square().mean().sqrt() == pytest.approx(0.5, rel=1e-4)
+    assert torch.equal(model.framed(change, window), following)
+    assert torch.equal(model.framed(torch.zeros_like(change), window), window.observations[:, -1])
+    assert model.framed(change + 1e6, window).min() == 255
+
+
+def test_convolutions_of_lower_precision_say_nearly_the_same():
+    model, window = made(), moments()
+    low = PixelWorldModel(replace(SMALL, bfloat16=True), 2, torch.Generator().manual_seed(0))
+    low.load_state_dict(model.state_dict())
+    noisy, sigma = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2)), torch.ones(3)
+    one, other = (each.denoise(noisy, sigma, window) for each in (model, low))
+    assert other.dtype == torch.float32
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=0.1, atol=0.1)
+
+
 def test_actions_of_every_step_tasks_and_noise_levels_are_listened_to():
     model, window = made(), moments()
     c_noise = torch.zeros(3)
@@ -151,6 +176,8 @@ def test_settings_that_make_no_sense_are_refused():
     for wrong in ({"size": 30}, {"size": 4}, {"history": 0}, {"bins": 1}):
         with pytest.raises(WorldModelError, match="pixels"):
             PixelConfig(**wrong)
+    with pytest.raises(WorldModelError, match="frame, change"):
+        PixelConfig(predicts="magic")
     with pytest.raises(WorldModelError, match="tiny, diamond"):
         PixelConfig(network="huge")
     for noise in ({"steps": 1}, {"sigma_min": 6.0}, {"offset": -1.0}):

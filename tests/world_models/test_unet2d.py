@@ -21,7 +21,7 @@ def test_sizes_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch):
     # Layers are made without memory and stay so.
     monkeypatch.setattr(layers, "_drawn", lambda layer, generator: layer)
     counts = {name: parameters(UNet2D(15, 3, size, torch.Generator())) for name, size in SIZES.items()}
-    assert 0.1e6 < counts["tiny"] < 0.5e6
+    assert 0.5e6 < counts["tiny"] < 1.5e6
     assert 4.2e6 < counts["diamond"] < 4.6e6
     assert 300e6 < counts["world4rl"] < 360e6
 
@@ -34,6 +34,16 @@ def test_it_begins_as_nothing_and_maps_pictures_to_pictures():
     assert unet(maps, condition).shape == (2, 3, 16, 24)
     with pytest.raises(WorldModelError, match="multiples of 4"):
         unet(torch.randn(1, 6, 18, 16), condition[:1])
+
+
+def test_patches_are_places_of_the_finest_level():
+    unet = made(UNetSize((8, 16), 1, 4, patch=2))
+    assert unet.input.in_channels == 6 * 4
+    nn.init.normal_(unet.output.weight)
+    maps, condition = torch.randn(1, 6, 8, 12), torch.randn(1, 4)
+    assert unet(maps, condition).shape == (1, 3, 8, 12)
+    with pytest.raises(WorldModelError, match="multiples of 4"):
+        unet(torch.randn(1, 6, 8, 10), condition)
 
 
 def test_every_weight_is_used_and_the_condition_listened_to():
