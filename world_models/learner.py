@@ -115,5 +115,6 @@ def load_world_model(checkpoint: Checkpoint, device: torch.device | str = "cpu")
     config = WorldModelConfig(**stored | {"diffusion": DiffusionSteps(**stored["diffusion"])})
     sizes = (manifest["observation_size"], manifest["action_size"])
     model = StateWorldModel(config, *sizes, torch.Generator())
-    model.load_state_dict(checkpoint.model)
+    # Checkpoints of before columns were copied from others name no sources: none is copied then.
+    model.load_state_dict({"source": model.source, **checkpoint.model})
     return model.to(device).requires_grad_(False).eval()

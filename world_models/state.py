@@ -16,6 +16,7 @@ from world_models.windows import Outcome, Window, Windows
 
 STILL = 1e-6  # a column whose change deviates by less is copied
 OUTLIER = 1.0  # errors beyond count by their size, not its square, in deviations of a step's change
+SCREENED = 256  # transitions that say which columns may repeat others; all of them decide
 MARGIN = 1.0  # how far imagined states may leave the data's box, in standard deviations
 
 
@@ -68,6 +69,8 @@ class StateWorldModel(nn.Module):
         for name in ("std", "change"):
             self.register_buffer(name, torch.ones(observation_size))
         self.register_buffer("moving", torch.ones(observation_size))
+        # The column whose present value each one takes in the next step: an earlier frame in the state. -1: none.
+        self.register_buffer("source", torch.full((observation_size,), -1))
         # Rewards and costs: whether they are binary, and otherwise their mean and deviation.
         self.register_buffer("binary", torch.zeros(2))
         self.register_buffer("scale", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
@@ -78,6 +81,7 @@ class StateWorldModel(nn.Module):
     high: Tensor
     change: Tensor
     moving: Tensor
+    source: Tensor
     binary: Tensor
     scale: Tensor
 
@@ -85,6 +89,11 @@ class StateWorldModel(nn.Module):
     def members(self) -> int:
         """How many networks there are."""
         return self.config.members
+
+    @property
+    def learnt(self) -> Tensor:
+        """The columns (O,) that take learning, as 0 and 1: they change, and not to what another one shows already."""
+        return self.moving * (self.source < 0)
 
     def fit(self, windows: Windows) -> None:
         """Take means, deviations and ranges from the transitions of a dataset.
@@ -103,6 +112,7 @@ class StateWorldModel(nn.Module):
         spread = change.square().mean(0).sqrt().float()
         self.moving.copy_(spread > STILL)
         self.change.copy_(torch.where(spread > STILL, spread, 1.0))
+        self.source.copy_(_sources(now, outcome.next_observations, self.moving > 0.0))
         self.mean.copy_(now.double().mean(0))
         std = now.double().std(0, correction=0).float()
         self.std.copy_(torch.where(std > STILL, std, 1.0))
@@ -155,7 +165,7 @@ class StateWorldModel(nn.Module):
 
     def outcomes(self, features: Tensor, changes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the members' rewards, costs and terminations (M, B) for features (M, B, F) and changes (M, B, O)."""
-        raw: Tensor = self.heads(torch.cat([features, changes * self.moving], dim=-1))
+        raw: Tensor = self.heads(torch.cat([features, changes * self.learnt], dim=-1))
         numbers = self.scale[0] + self.scale[1] * raw[..., :2]
         rewards, costs = torch.where(self.binary > 0.0, raw[..., :2].sigmoid(), numbers).unbind(-1)
         return rewards, costs, raw[..., 2].sigmoid()
@@ -171,8 +181,8 @@ class StateWorldModel(nn.Module):
         seen = features.expand(self.members, *features.shape)
         changes = self.changes(seen, noise[None])
         rows = torch.arange(len(member), device=member.device)
-        spread = changes.std(dim=0, correction=0) * self.moving
-        uncertainty = spread.sum(-1) / self.moving.sum().clamp(min=1.0)
+        spread = changes.std(dim=0, correction=0) * self.learnt
+        uncertainty = spread.sum(-1) / self.learnt.sum().clamp(min=1.0)
         rewards, costs, terminations = (each[member, rows] for each in self.outcomes(seen, changes))
         following = self._following(window, changes[member, rows])
         return Imagined(following, rewards, costs, terminations, uncertainty)
@@ -190,8 +200,9 @@ class StateWorldModel(nn.Module):
 
     def _following(self, window: Window, changes: Tensor) -> Tensor:
         """Return the observations (B, O) after normalised changes (B, O), kept within the data's box."""
-        step = changes * self.change * self.moving
-        return (window.observations[:, -1] + step).clamp(self.low, self.high)
+        now = window.observations[:, -1]
+        following = (now + changes * self.change * self.learnt).clamp(self.low, self.high)
+        return torch.where(self.source < 0, following, now[:, self.source.clamp(min=0)])
 
     def _by_member(self, member: Tensor) -> tuple[Tensor, Tensor]:
         """Return which rows each member has to imagine (M, K), filled up with row 0, and where each row went (B,)."""
@@ -210,7 +221,7 @@ class StateWorldModel(nn.Module):
             drawn = torch.empty_like(window.observations).normal_(generator=generator)
             window = window._replace(observations=window.observations + blur * drawn)
         features = self.features(window)
-        change = (outcome.next_observations - window.observations[..., -1, :]) / self.change * self.moving
+        change = (outcome.next_observations - window.observations[..., -1, :]) / self.change * self.learnt
         losses = {"dynamics": self._dynamics_loss(features, change, generator)}
         raw = self.heads(torch.cat([features, change], dim=-1))
         for column, (name, values) in enumerate((("reward", outcome.rewards), ("cost", outcome.costs))):
@@ -236,8 +247,8 @@ class StateWorldModel(nn.Module):
             # EDM's weight: the error of the raw network is that of the clean change over c_out.
             errors = (clean - change) * (1.0 + sigma.square()).sqrt() / sigma
         losses = 2.0 * F.huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=OUTLIER)
-        loss: Tensor = (losses * self.moving).mean() * (
-            self.moving.numel() / self.moving.sum().clamp(min=1.0)
+        loss: Tensor = (losses * self.learnt).mean() * (
+            self.learnt.numel() / self.learnt.sum().clamp(min=1.0)
         )
         return loss
 
@@ -249,3 +260,15 @@ def _process(options: DiffusionSteps, device: torch.device) -> GaussianProcess:
         one = torch.ones(1)
         return GaussianProcess(one, options.sigma_max * one, "sample", device)
     return edm(options.steps, options.sigma_min, options.sigma_max, options.rho, "sample").to(device)
+
+
+def _sources(now: Tensor, following: Tensor, moving: Tensor) -> Tensor:
+    """Return for each column of states (N, O) the one whose value it takes a step later, always and exactly, or -1."""
+    few = slice(SCREENED)
+    same = (following[few, :, None] == now[few, None, :]).all(0) & moving[:, None] & moving[None, :]
+    same.fill_diagonal_(False)
+    found = torch.full((now.shape[1],), -1, device=now.device)
+    for column, other in same.nonzero().tolist():
+        if torch.equal(following[:, column], now[:, other]):
+            found[column] = other
+    return found

@@ -49,3 +49,14 @@ def test_other_checkpoints_are_refused(tmp_path: Path):
     )
     with pytest.raises(WorldModelError, match="not a world model"):
         load_world_model(read_checkpoint(path))
+
+
+def test_a_checkpoint_without_sources_copies_nothing(
+    tmp_path: Path, line_world: Callable[..., OfflineDataset]
+):
+    learner = WorldModelLearner(line_world(), SMALL, seed=0, description={"task": "line"})
+    weights = {name: value for name, value in learner.model().items() if name != "source"}
+    path = training.write_checkpoint(
+        tmp_path, 1, model=weights, state={}, config={}, manifest=learner.manifest()
+    )
+    assert load_world_model(read_checkpoint(path)).source.tolist() == [-1, -1]

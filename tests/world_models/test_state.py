@@ -129,3 +129,40 @@ def test_an_outlier_counts_by_its_size_and_not_by_its_square(change: float, loss
     window = Window(torch.zeros(1, 4, 1, 1), torch.zeros(1, 4, 1, 1))
     outcome = Outcome(torch.full((1, 4, 1), change), nothing, nothing, nothing)
     assert model.loss(window, outcome, generator())["dynamics"].item() == pytest.approx(loss)
+
+
+def with_the_state_before(dataset: OfflineDataset) -> OfflineDataset:
+    """Add a column that holds the place one step earlier, as Meta-World's states do."""
+    earlier = dataset.observations[:, :1].roll(1, dims=0)
+    first = dataset.rows[dataset.episode_starts]
+    earlier[first] = dataset.observations[first, :1]
+    return replace(dataset, observations=torch.cat([dataset.observations, earlier], dim=1))
+
+
+def test_a_column_that_repeats_another_is_copied_and_not_learnt(line_world: Callable[..., OfflineDataset]):
+    dataset = with_the_state_before(line_world(episodes=10))
+    options = {"members": 2, "hidden": [8], "head_hidden": [8], "updates": 1}
+    learner = WorldModelLearner(dataset, WorldModelConfig(**options), seed=0)
+    model = learner.average
+    assert model.source.tolist() == [-1, -1, 0]
+    assert model.moving.tolist() == [1.0, 0.0, 1.0]
+    assert model.learnt.tolist() == [1.0, 0.0, 0.0]
+    window = learner.windows.window(torch.arange(20))
+    for imagine in (model.imagine, model.expect):
+        imagined = imagine(window, torch.zeros(20, dtype=torch.int64), generator())
+        assert torch.equal(imagined.observations[:, 2], window.observations[:, -1, 0])
+        assert not torch.allclose(imagined.observations[:, 0], window.observations[:, -1, 0])
+    model.dynamics.layers[-1].weight.data[..., 2] = torch.inf  # what is said of it is not listened to
+    imagined = model.imagine(window, torch.zeros(20, dtype=torch.int64), generator())
+    assert torch.equal(imagined.observations[:, 2], window.observations[:, -1, 0])
+
+
+def test_a_column_that_repeats_another_nearly_always_is_learnt(line_world: Callable[..., OfflineDataset]):
+    dataset = with_the_state_before(line_world(episodes=40))
+    observations = dataset.observations.clone()
+    observations[-1, 2] += 0.01
+    options = {"members": 1, "hidden": [8], "head_hidden": [8], "updates": 1}
+    learner = WorldModelLearner(
+        replace(dataset, observations=observations), WorldModelConfig(**options), seed=0
+    )
+    assert learner.average.source.tolist() == [-1, -1, -1]

@@ -1,6 +1,7 @@
 """The suite `world-model`: how far ahead models of states see, of what they have learnt and of random actions.
 
-Every model of every task is trained once per seed; every assessment is a result of its own below `run`.
+Every model of every task is trained once per seed; every assessment is a result of its own below `run`. A policy that
+clones the data plays in the simulator and in every model, from the same starts: the gap between the two is stated.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ from diffpolicy.cli.common import compute_device, dataset_file, load_dataset
 from diffpolicy.cli.config import build
 from diffpolicy.cli.suites.jobs import Job, run_all
 from diffpolicy.cli.suites.results import header, write
-from diffpolicy.cli.suites.world_model_document import Found, markdown, targets
+from diffpolicy.cli.suites.world_model_closed import clone, imagined, really
+from diffpolicy.cli.suites.world_model_document import Found, gaps, markdown, targets
 from diffpolicy.cli.suites.world_model_figures import write_figures
 from diffpolicy.cli.train_world_model import split, train
 from diffpolicy.collection import CollectConfig, collect
@@ -35,10 +37,13 @@ def main(cfg: DictConfig) -> None:
     """Run or go on with the suite."""
     console = Console(soft_wrap=True, highlight=False)
     found: list[Found] = []
+    closed: list[dict[str, Any]] = []
     for name in cfg.tasks:
         task = envs.task(str(name))
         console.rule(task.name)
-        found += run_task(task_config(cfg, str(name)), task, console)
+        opened, played = run_task(task_config(cfg, str(name)), task, console)
+        found += opened
+        closed += played
     document = {
         **header(),
         "default": cfg.default,
@@ -47,6 +52,7 @@ def main(cfg: DictConfig) -> None:
         "updates": {name: model.updates for name, model in cfg.models.items()},
         "rows": [row for one in found for row in one.rows],
         "models": [one.summary for one in found],
+        "closed_loop": closed,
         "targets": targets(
             found, cfg.default, cfg.headline_steps, cfg.target.horizon, cfg.target.gain, cfg.target.no_worse
         ),
@@ -65,21 +71,62 @@ def task_config(cfg: DictConfig, name: str) -> DictConfig:
     return merged
 
 
-def run_task(cfg: DictConfig, task: envs.Task, console: Console) -> list[Found]:
-    """Train and assess all models of one task where that is not done."""
+def run_task(cfg: DictConfig, task: envs.Task, console: Console) -> tuple[list[Found], list[dict[str, Any]]]:
+    """Train and assess all models of one task where that is not done; return open loops, and rows of closed ones."""
     learnt, foreign = datasets(cfg, task)
     hashes = {path: data.sha256(path) for path in (learnt, foreign)}
-    found = []
+    policy = clone(cfg, task, loaded(task, learnt), hashes[learnt])
+    real = real_job(cfg, task, policy)
+    run_all([real], console)
+    found, closed = [], []
     for name in cfg.models:
         runs = [train_model(cfg, task, str(name), seed, learnt) for seed in cfg.seeds]
         diffusion = cfg.models[name].kind == "diffusion"
+        played = [
+            imagined_job(cfg, task, run, cfg.headline_steps if diffusion else 0, policy, real) for run in runs
+        ]
+        run_all(played, console)
+        results = [one.result() for one in played]
+        closed += gaps(task.name, str(name), real.of["horizons"], real.result(), results)
         for steps in cfg.sampler_steps if diffusion else [0]:
             for kind, path in ((HELD_OUT, learnt), (OFF_POLICY, foreign)):
                 jobs = [job(cfg, task, run, steps, kind, path, hashes[path]) for run in runs]
                 run_all(jobs, console)
                 results = [one.result() for one in jobs]
                 found.append(Found(task.name, str(name), steps, kind, list(cfg.horizons), results))
-    return found
+    return found, closed
+
+
+def real_job(cfg: DictConfig, task: envs.Task, policy: Path) -> Job:
+    """Return the job that plays the policy of a checkpoint in the simulator."""
+    options = cfg.closed_loop
+    seeds = range(options.first_seed, options.first_seed + options.episodes)
+    horizons = [steps for steps in options.horizons if steps <= task.max_episode_steps]
+    of = {"weights": weights(policy), "seeds": [seeds.start, seeds.stop], "horizons": horizons}
+    path = policy.parents[1] / "played.json"
+    return Job(f"{task.name} simulator", path, of, partial(really, task, policy, seeds, horizons))
+
+
+def imagined_job(
+    cfg: DictConfig, task: envs.Task, checkpoint: Path, steps: int, policy: Path, real: Job
+) -> Job:
+    """Return the job that plays the same policy in a model, with `steps` of its sampler, from the same states."""
+    run = checkpoint.parents[1]
+
+    def make() -> dict[str, Any]:
+        device = compute_device(cfg)
+        model = with_steps(load_world_model(training.read_checkpoint(checkpoint), device), steps)
+        first = torch.tensor(real.result()["first"], device=device)
+        return imagined(model, policy, first, real.of["horizons"])
+
+    of = {"weights": weights(checkpoint), "steps": steps, "real": real.of}
+    name = f"{task.name} {run.parent.name} {run.name} closed loop"
+    return Job(name, run / "assessments" / "closed-loop.json", of, make)
+
+
+def weights(checkpoint: Path) -> str:
+    """Return the hash of a checkpoint's weights."""
+    return str(training.read_checkpoint(checkpoint).manifest["sha256"]["model.safetensors"])
 
 
 def datasets(cfg: DictConfig, task: envs.Task) -> tuple[Path, Path]:
@@ -125,7 +172,7 @@ def job(
     run = checkpoint.parents[2]
     name = kind + (f"-{steps}" if steps else "")
     of = {
-        "weights": training.read_checkpoint(checkpoint).manifest["sha256"]["model.safetensors"],
+        "weights": weights(checkpoint),
         "data": hashed,
         "starts": cfg.starts,
         "horizons": list(cfg.horizons),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffpolicy.cli.suites.results import target
-from diffpolicy.evaluation.statistics import estimate, paired_ratio
+from diffpolicy.evaluation.statistics import estimate, paired_difference, paired_ratio
 
 HEADS = ("reward_r2", "cost_recall", "cost_precision", "termination_recall", "termination_precision")
 
@@ -87,6 +87,39 @@ def average(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
+def gaps(
+    task: str,
+    model: str,
+    horizons: Sequence[int],
+    real: Mapping[str, Any],
+    imagined: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return a row for each horizon: what one policy earns and costs in truth, and imagined by a model of each seed.
+
+    `gap` is imagined less real return from the same states.
+    """
+    rows = []
+    for row, horizon in enumerate(horizons):
+        found: dict[str, Any] = {
+            "task": task,
+            "model": model,
+            "steps": horizon,
+            "episodes": len(real["first"]),
+        }
+        for name, what in (("return", "returns"), ("cost", "costs")):
+            ours = np.array([one[what][row] for one in imagined])
+            truth = np.broadcast_to(np.array(real[what][row]), ours.shape)
+            difference = paired_difference(ours, truth)
+            found |= {
+                f"real_{name}": float(truth.mean()),
+                f"imagined_{name}": float(ours.mean()),
+                f"{name}_gap": difference.mean,
+                f"{name}_gap_interval": list(difference.mean_interval),
+            }
+        rows.append(found)
+    return rows
+
+
 def targets(
     found: Sequence[Found], default: str, steps: int, horizon: int, gain: float, no_worse: float
 ) -> list[dict[str, Any]]:
@@ -135,6 +168,14 @@ def markdown(document: Mapping[str, Any]) -> str:
             "|---|---|---|---|---|---|---|",
         ]
         lines += [_summary(one) for one in document["models"] if one["task"] == task]
+        lines += [
+            "",
+            "A policy that clones the better episodes, in the model and in the simulator from the same states:",
+            "",
+            "| model | steps | return imagined / real | gap | cost imagined / real | gap |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [_gap(one) for one in document["closed_loop"] if one["task"] == task]
     return "\n".join(lines) + "\n"
 
 
@@ -163,6 +204,15 @@ def _summary(one: Mapping[str, Any]) -> str:
         f"| {label(one)} | {one['data']} | {one['seeds']} | {_figure(heads['reward_r2'])} | {cost} | {termination} "
         f"| {_figure(one['action_following'])} times |"
     )
+
+
+def _gap(one: Mapping[str, Any]) -> str:
+    cells = []
+    for name in ("return", "cost"):
+        low, high = one[f"{name}_gap_interval"]
+        cells.append(f"{one[f'imagined_{name}']:.3g} / {one[f'real_{name}']:.3g}")
+        cells.append(f"{one[f'{name}_gap']:.3g} [{low:.3g}, {high:.3g}]")
+    return f"| {one['model']} | {one['steps']} | {' | '.join(cells)} |"
 
 
 def _figure(value: float | None) -> str:

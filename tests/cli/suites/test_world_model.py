@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from diffpolicy.cli.dispatch import dispatch
-from diffpolicy.cli.suites.world_model_document import Found, average, targets
+from diffpolicy.cli.suites.world_model_document import Found, average, gaps, targets
 
 
 def found(model: str, steps: int, error: float, data: str = "held-out") -> Found:
@@ -37,6 +37,15 @@ def test_targets_speak_of_the_default_on_held_out_episodes() -> None:
     assert average([{"rank": None}], "rank") is None
 
 
+def test_gaps_are_imagined_less_real_from_the_same_starts() -> None:
+    real = {"first": [[0.0]] * 2, "returns": [[1.0, 2.0], [3.0, 4.0]], "costs": [[0.0, 0.0], [1.0, 3.0]]}
+    imagined = [{"returns": [[2.0, 3.0], [3.0, 4.0]], "costs": [[0.0, 0.0], [0.0, 0.0]]}] * 2
+    near, far = gaps("Ball", "deterministic", [5, 50], real, imagined)
+    assert (near["real_return"], near["imagined_return"], near["return_gap"]) == (1.5, 2.5, 1.0)
+    assert near["return_gap_interval"] == [1.0, 1.0]
+    assert (far["steps"], far["episodes"], far["return_gap"], far["cost_gap"]) == (50, 2, 0.0, -2.0)
+
+
 def test_a_small_suite_runs_and_goes_on(tmp_path: Path) -> None:
     results = tmp_path / "results" / "world-model.json"
     sizes = [
@@ -60,6 +69,7 @@ def test_a_small_suite_runs_and_goes_on(tmp_path: Path) -> None:
         "sampler_steps=[1,3]",
         "off_policy={uniform: 2, held: 2, horizon: 12}",
         "target.horizon=5",
+        "closed_loop={share: 0.5, clone: {updates: 20}, episodes: 3, first_seed: 0, horizons: [5, 20, 100_000]}",
         "starts=20",
         "progress=false",
         *sizes,
@@ -70,11 +80,15 @@ def test_a_small_suite_runs_and_goes_on(tmp_path: Path) -> None:
     assert {row["data"] for row in document["rows"]} == {"held-out", "off-policy"}
     assert [model["seeds"] for model in document["models"]] == [2] * 6
     assert len(document["targets"]) == 2
+    assert [(row["model"], row["steps"]) for row in document["closed_loop"]] == [
+        (model, steps) for model in ("deterministic", "diffusion") for steps in (5, 20)
+    ]
+    assert {row["episodes"] for row in document["closed_loop"]} == {3}
     assert "## PointRobot" in results.with_suffix(".md").read_text()
     for name in ("open_loop", "calibration"):
         assert results.with_name(f"world-model_{name}.png").stat().st_size > 1000
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert len([path for path in kept if path.parent.name == "assessments"]) == 3 * 2 * 2
+    assert len([path for path in kept if path.parent.name == "assessments"]) == 3 * 2 * 2 + 2 * 2
     assert dispatch(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in kept if path.suffix in (".json", ".safetensors")} == {
         path: at for path, at in kept.items() if path.suffix in (".json", ".safetensors")
