@@ -1,0 +1,259 @@
+"""The robot's side of the wire: asks a policy server without ever making the control loop wait or fail.
+
+A thread of its own connects, asks, reads and connects again. The control loop leaves its newest request in a slot and
+looks into another for the newest reply. Numpy, msgpack and websockets only.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffpolicy.deploy.errors import DeployError
+from diffpolicy.deploy.manifest import Manifest
+
+SILENT_REQUESTS = 3  # in a row without any answer: the connection is given up
+FIRST_WAIT, LONGEST_WAIT = 0.05, 1.0  # [s] before connecting again, doubled each time
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Actions (H, A) float32 [physical units], the first for `stamp` [s, the client's monotonic clock].
+
+    They may be used until `valid_until` [s, the same clock].
+    """
+
+    actions: NDArray[np.float32]
+    sequence: int
+    stamp: float
+    valid_until: float
+    feasible: float | None = None
+    flags: tuple[str, ...] = ()
+    timing: Mapping[str, float] = field(default_factory=dict)
+    version: str = ""
+
+
+class Source(Protocol):
+    """Where chunks come from. Neither method blocks or raises, whatever happens on the other side."""
+
+    def request(self, observation: Mapping[str, NDArray[Any]], sequence: int, stamp: float) -> None:
+        """Ask for the actions after `observation`, taken at `stamp` [s]; a request not yet sent is replaced."""
+        ...
+
+    def poll(self) -> Reply | None:
+        """Return the newest reply that has come since the last call."""
+        ...
+
+    def status(self) -> str:
+        """Say in a few words how things are."""
+        ...
+
+    def close(self) -> None:
+        """End it; nothing comes afterwards."""
+        ...
+
+
+class Slots:
+    """One waiting request and one waiting reply; the newest takes the place of what was there."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._request: tuple[dict[str, NDArray[Any]], int, float] | None = None
+        self._reply: Reply | None = None
+        self._closed = False
+
+    def put(self, observation: Mapping[str, NDArray[Any]], sequence: int, stamp: float) -> None:
+        """Leave a request; its arrays are copied."""
+        copied = {key: np.array(value) for key, value in observation.items()}
+        with self._changed:
+            self._request = (copied, sequence, stamp)
+            self._changed.notify()
+
+    def take(self, timeout: float) -> tuple[dict[str, NDArray[Any]], int, float] | None:
+        """Wait up to `timeout` [s] for a request."""
+        with self._changed:
+            if self._request is None and not self._closed:
+                self._changed.wait(timeout)
+            request, self._request = self._request, None
+            return request
+
+    def answer(self, reply: Reply) -> None:
+        """Leave a reply."""
+        with self._changed:
+            self._reply = reply
+
+    def poll(self) -> Reply | None:
+        """Take the reply."""
+        with self._changed:
+            reply, self._reply = self._reply, None
+            return reply
+
+    def close(self) -> None:
+        """Wake who waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+        return self._closed
+
+
+class PolicyClient:
+    """A `Source` that asks the policy server at `uri` ("ws://127.0.0.1:8000").
+
+    `counts` tells how often it connected, asked, was answered, refused, and waited in vain for `timeout` [s].
+    """
+
+    def __init__(self, uri: str, *, token: str | None = None, timeout: float = 0.5) -> None:
+        self.uri, self._token, self._timeout = uri, token, timeout
+        self.manifest: Manifest | None = None
+        self.counts = dict.fromkeys(
+            ("connections", "requests", "replies", "refusals", "timeouts", "failures"), 0
+        )
+        self.shield_counts: Mapping[str, int] = {}  # told to the server, for its status page
+        self._slots, self._status, self._begin = Slots(), "connecting", True
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="policy-client", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout: float) -> Manifest:
+        """Return the server's manifest, waiting for it; DeployError if it does not come. Not for the control loop."""
+        self._ready.wait(timeout)
+        if self.manifest is None:
+            raise DeployError(f"no policy server at {self.uri} within {timeout:g} s: {self._status}")
+        return self.manifest
+
+    def request(self, observation: Mapping[str, NDArray[Any]], sequence: int, stamp: float) -> None:
+        """Ask, without waiting."""
+        self._slots.put(observation, sequence, stamp)
+
+    def poll(self) -> Reply | None:
+        """Return the newest reply."""
+        return self._slots.poll()
+
+    def status(self) -> str:
+        """Say in a few words how things are."""
+        return self._status
+
+    def close(self) -> None:
+        """End the thread; it has a second to say goodbye."""
+        self._slots.close()
+        self._thread.join(1.0)
+
+    def _work(self) -> None:
+        wait = FIRST_WAIT
+        while not self._slots.closed:
+            try:
+                self._converse()
+                wait = FIRST_WAIT
+            except Exception as error:  # whatever it is, the robot's loop must not see it
+                self.counts["failures"] += 1
+                if self._status == "connected":
+                    wait = FIRST_WAIT
+                self._status = f"disconnected: {type(error).__name__}: {error}"[:200]
+                log.warning("%s: %s", self.uri, self._status)
+                time.sleep(wait)
+                wait = min(2.0 * wait, LONGEST_WAIT)
+        self._status = "closed"
+
+    def _converse(self) -> None:
+        """Connect, learn the manifest, then ask and read until something goes wrong or `close` is called."""
+        from websockets.sync.client import connect
+
+        from diffpolicy.deploy.wire import LARGEST, decode, encode
+
+        headers = {"Authorization": f"Api-Key {self._token}"} if self._token else None
+        with connect(
+            self.uri,
+            additional_headers=headers,
+            compression=None,
+            max_size=LARGEST,
+            open_timeout=2.0,
+            close_timeout=0.2,
+            proxy=None,
+        ) as socket:
+            greeting = decode(_binary(socket.recv(timeout=2.0)))
+            manifest = Manifest.from_dict({key: value for key, value in greeting.items() if key != "server"})
+            if self.manifest is not None and manifest.action != self.manifest.action:
+                raise DeployError("the server that came back moves another robot")
+            self.manifest, self._status, self._begin = manifest, "connected", True
+            self.counts["connections"] += 1
+            self._ready.set()
+            silent = 0
+            while not self._slots.closed and silent < SILENT_REQUESTS:
+                request = self._slots.take(0.2)
+                if request is None:
+                    continue
+                observation, sequence, stamp = request
+                extra = {
+                    "__seq": sequence,
+                    "__stamp": stamp,
+                    "__reset": self._begin,
+                    "__shield": dict(self.shield_counts),
+                }
+                socket.send(encode({**observation, **extra}))
+                self._begin = False
+                self.counts["requests"] += 1
+                try:
+                    deadline = time.monotonic() + self._timeout
+                    answered = False
+                    while not answered:
+                        frame = socket.recv(timeout=max(deadline - time.monotonic(), 0.0))
+                        answered = self._read(decode(_binary(frame)), sequence, manifest)
+                    silent = 0
+                except TimeoutError:
+                    self.counts["timeouts"] += 1
+                    silent += 1
+            if not self._slots.closed:
+                raise DeployError(f"no answer to {silent} requests")
+
+    def _read(self, message: dict[str, Any], sequence: int, manifest: Manifest) -> bool:
+        """Take in a reply; whether it was the one to request `sequence`, or a refusal."""
+        if "error" in message:
+            self.counts["refusals"] += 1
+            log.warning("refused: %.200s", message["error"])
+            return message.get("seq") in (None, sequence)
+        reply = read_reply(message, manifest)
+        self.counts["replies"] += 1
+        self._slots.answer(reply)
+        return reply.sequence >= sequence
+
+
+def read_reply(message: Mapping[str, Any], manifest: Manifest) -> Reply:
+    """Return the reply in a decoded message; DeployError if it is none. Actions that are not finite are let through:
+    the shield refuses, counts and tells of them.
+    """
+    actions, sequence, stamp = message.get("actions"), message.get("seq"), message.get("stamp")
+    lasts, feasible = message.get("valid_for"), message.get("feasible")
+    if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind != "f":
+        raise DeployError("a reply has actions, an array (H, A) of floats")
+    if actions.shape[1:] != manifest.action.shape or not len(actions):
+        raise DeployError(f"actions are (H, {manifest.action.shape[0]}), got {actions.shape}")
+    if not isinstance(sequence, int) or not isinstance(stamp, float) or not isinstance(lasts, int | float):
+        raise DeployError("a reply has seq, stamp and valid_for, as the request gave them")
+    flags, timing = message.get("flags") or (), message.get("server_timing") or {}
+    return Reply(
+        actions=np.array(actions, np.float32),
+        sequence=sequence,
+        stamp=stamp,
+        valid_until=stamp + float(lasts),
+        feasible=None if feasible is None else float(feasible),
+        flags=tuple(str(flag) for flag in flags),
+        timing={str(key): float(value) for key, value in timing.items() if value is not None},
+        version=str(message.get("policy_version", "")),
+    )
+
+
+def _binary(frame: str | bytes) -> bytes:
+    if isinstance(frame, str):
+        raise DeployError(f"the server said: {frame:.200}")
+    return frame
