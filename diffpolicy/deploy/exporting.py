@@ -1,0 +1,200 @@
+"""From a policy to a folder that plays without this package: graphs, manifest, golden vectors, reports, player."""
+
+import importlib
+import json
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffpolicy.deploy import run_policy
+from diffpolicy.deploy.errors import DeployError
+from diffpolicy.deploy.graphs import Graph
+from diffpolicy.deploy.parity import (
+    TOLERANCE,
+    Difference,
+    Latency,
+    compare,
+    graph_inputs,
+    latencies,
+    outcomes,
+    random_readings,
+)
+from diffpolicy.deploy.report import written_report
+from diffpolicy.deploy.run_policy import (
+    COLD,
+    GOLDEN,
+    MANIFEST,
+    SPEC,
+    Array,
+    Player,
+    Run,
+    file_hash,
+    spec_hash,
+)
+from diffpolicy.deploy.torch_runtime import TorchRuntime, player_spec
+from diffpolicy.policies.runtime_backends import compile_aoti, export_onnx
+
+Format = Literal["onnx", "pt2"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+GOLDEN_SAMPLES = 4  # of each graph
+SEED = 0  # of the noise and random readings that graphs are compared on
+
+
+class ParityError(DeployError):
+    """A compiled policy that does not compute what the checkpoint computes."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written export, and what was measured."""
+
+    folder: Path
+    differences: Sequence[Difference]
+    latencies: Sequence[Latency]
+
+    def check(self) -> None:
+        """Raise ParityError, naming the worst output, unless every difference is within the tolerance."""
+        worst = max(self.differences, key=lambda row: row.error)
+        if not worst.passed:
+            raise ParityError(
+                f"{worst.output} of the graph {worst.graph!r} differs from PyTorch by {worst.error:.2g} on "
+                f"{worst.inputs} inputs, more than {TOLERANCE:g}: see {self.folder.name}/parity.md and do not deploy "
+                "it. A policy that predicts noise magnifies rounding by noise/signal: choose an arm that begins at a "
+                "level with some signal"
+            )
+
+
+def export(
+    runtime: TorchRuntime,
+    folder: Path | str,
+    format: Format = "onnx",
+    *,
+    real: Mapping[str, Array] | None = None,
+    samples: int = 64,
+    decisions: int = 1000,
+    threads: int = 1,
+    machine: str = "",
+) -> Exported:
+    """Write a policy to `folder`, compare it with PyTorch on random and `real` readings (N, To, ...), and time it.
+
+    The folder appears whole or not at all, and takes the place of an earlier export. What is written is returned,
+    whatever the comparison says: call `check`. Raises DeployError for a folder that holds something else.
+    """
+    if format not in FORMATS:
+        raise DeployError(f"a format is one of {', '.join(FORMATS)}, not {format!r}")
+    folder = Path(folder)
+    if folder.exists() and not (folder / SPEC).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise DeployError(f"{folder} exists and is no export: give another folder, or an empty one")
+    partial = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        differences, times = _write(runtime, partial, format, real, samples, decisions, threads, machine)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(folder, differences, times)
+
+
+def _write(
+    runtime: TorchRuntime,
+    folder: Path,
+    format: Format,
+    real: Mapping[str, Array] | None,
+    samples: int,
+    decisions: int,
+    threads: int,
+    machine: str,
+) -> tuple[list[Difference], list[Latency]]:
+    manifest = runtime.manifest
+    (folder / MANIFEST).write_text(manifest.to_json() + "\n")
+    spec = player_spec(runtime.graphs, manifest) | {"format": format, "tolerance": TOLERANCE}
+    kinds = {"random": random_readings(runtime.policy, samples, SEED)}
+    if real is not None:
+        kinds["real"] = {name: reading[:samples] for name, reading in real.items()}
+    differences, golden, runs = [], dict[str, Array](), dict[str, Run]()
+    plans: dict[str, Array | None] = dict.fromkeys(kinds)
+    for name, graph in runtime.graphs.graphs.items():
+        calls = {kind: graph_inputs(graph, seen, plans[kind], SEED) for kind, seen in kinds.items()}
+        spec["graphs"][name]["file"] = path = f"{name}.{format}"
+        _compile(graph, calls["random"][0], folder / path, format, threads)
+        if format == "onnx":
+            _annotate(folder / path, manifest.as_dict())
+        runs[name] = load(folder / path, spec["graphs"][name], threads)
+        for kind, given in calls.items():
+            expected = outcomes(graph.run, given)
+            if name == COLD:
+                spec.setdefault("scales", _scales(expected, manifest.action.low, manifest.action.high))
+                plans[kind] = (
+                    np.concatenate([each["plan"] for each in expected]) if "plan" in expected[0] else None
+                )
+            differences += compare(name, kind, expected, outcomes(runs[name], given), spec["scales"])
+            golden |= _golden(name, given[:GOLDEN_SAMPLES], expected[:GOLDEN_SAMPLES])
+    np.savez(folder / GOLDEN, **golden)  # type: ignore[arg-type]
+    shutil.copyfile(run_policy.__file__, folder / "run_policy.py")
+    players = {format: Player(spec, runs), "torch": runtime.player}
+    seen = {name: reading[:, -1] for name, reading in kinds.get("real", kinds["random"]).items()}
+    times = latencies(players, seen, decisions) if decisions else []
+    written_report(folder, manifest, format, differences, times, machine)
+    spec["sha256"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+    spec = json.loads(json.dumps(spec))
+    spec["sha256"][SPEC] = spec_hash(spec)
+    (folder / SPEC).write_text(json.dumps(spec, indent=1) + "\n")
+    return differences, times
+
+
+def load(path: Path, graph: Mapping[str, Any], threads: int) -> Run:
+    """Return the graph in a file of either format as a function."""
+    loader = run_policy.load_onnx if path.suffix == ".onnx" else run_policy.load_package
+    return loader(path, graph, threads)
+
+
+def _compile(graph: Graph, feed: Mapping[str, Array], path: Path, format: Format, threads: int) -> None:
+    """Write a graph, for inputs of the shapes of `feed`."""
+    inputs: tuple[Tensor, ...] = tuple(torch.from_numpy(feed[name].copy()) for name in graph.inputs)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters' own making
+        program = torch.export.export(graph.module.eval(), inputs)
+        if format == "onnx":
+            export_onnx(program, path, graph.inputs, graph.outputs)
+        else:
+            compile_aoti(program, inputs, path, threads)
+
+
+def _annotate(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Put the manifest's keys into the metadata of an ONNX file: text as it is, anything else as JSON."""
+    onnx = importlib.import_module("onnx")
+    model = onnx.load(str(path))
+    del model.metadata_props[:]
+    for key, value in manifest.items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.save(model, str(path))
+
+
+def _scales(
+    expected: Sequence[Mapping[str, Array]], low: Sequence[float] | None, high: Sequence[float] | None
+) -> dict[str, Any]:
+    """Return what one unit of error is in every output."""
+    scales: dict[str, Any] = {"actions": [(b - a) / 2 for a, b in zip(low or (), high or (), strict=True)]}
+    if "plan" in expected[0]:
+        scales["plan"] = 1.0
+    if "feasible" in expected[0]:
+        scales["feasible"] = max(1.0, max(float(np.abs(each["feasible"]).max()) for each in expected))
+    return scales
+
+
+def _golden(
+    name: str, given: Sequence[Mapping[str, Array]], expected: Sequence[Mapping[str, Array]]
+) -> dict[str, Array]:
+    """Return the entries of golden.npz: the inputs and outputs of a graph, stacked over samples."""
+    entries = {f"{name}.in.{key}": np.stack([feed[key] for feed in given]) for key in given[0]}
+    return entries | {f"{name}.out.{key}": np.stack([each[key] for each in expected]) for key in expected[0]}
