@@ -59,6 +59,8 @@ class Pages:
             return page(HTTPStatus.NOT_FOUND, b"the policy is at /\n")
         if "Origin" in request.headers:  # a web page that a browser shows must not drive the robot
             return self._reject("origin", HTTPStatus.FORBIDDEN, "browsers may look, not drive")
+        if self._state() == "stopping":
+            return self._reject("stopping", HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping")
         if self._metrics.clients >= self._max_clients:
             return self._reject(
                 "full", HTTPStatus.SERVICE_UNAVAILABLE, "as many clients as may be are connected"

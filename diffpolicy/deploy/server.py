@@ -77,7 +77,7 @@ class PolicyServer:
         self.decisions = Decisions(runtime, self.metrics, config.deadline, config.seed)
         self.url = ""
         self._ready = asyncio.Event()
-        self._numbers = 0
+        self._sessions: set[Session] = set()
         self._tls = access.tls_context(config.tls_cert, config.tls_key)
 
     @property
@@ -122,9 +122,11 @@ class PolicyServer:
             if await self._warm_up(stop):
                 started(self.url)
                 await stop.wait()
-            server.close(close_connections=False)
             await self.decisions.stop()
-            await asyncio.sleep(0.05)  # the senders' time to empty the outboxes
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    asyncio.gather(*(each.outbox.join() for each in self._sessions)), CLOSING
+                )
         finally:
             server.close()
             with contextlib.suppress(TimeoutError):
@@ -156,8 +158,8 @@ class PolicyServer:
             metrics.rejected["full"] += 1
             await connection.close(1013, "as many clients as may be are connected")
             return
-        self._numbers += 1
-        session = Session(self._numbers, connection.transport.abort)
+        session = Session(metrics.connections + 1, connection.transport.abort)
+        self._sessions.add(session)
         metrics.clients += 1
         metrics.connections += 1
         sender = asyncio.create_task(_send(connection, session))
@@ -172,6 +174,7 @@ class PolicyServer:
             metrics.rejected["idle"] += 1
             await connection.close(1001, f"nothing asked for {self.config.idle_timeout:g} s")
         finally:
+            self._sessions.remove(session)
             metrics.clients -= 1
             self.decisions.forget(session)
             sender.cancel()
@@ -234,6 +237,7 @@ async def _send(connection: ServerConnection, session: Session) -> None:
     with contextlib.suppress(ConnectionClosed):
         while True:
             await connection.send(await session.outbox.get())
+            session.outbox.task_done()
 
 
 def _limited(most: int) -> type[ServerConnection]:

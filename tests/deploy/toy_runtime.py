@@ -92,8 +92,12 @@ def reading(x=0.0, **extra):
 class Served:
     """A running server: `port`, `server`, `runtime`, and ways to talk to it."""
 
-    def __init__(self, server, runtime, port):
-        self.server, self.runtime, self.port = server, runtime, port
+    def __init__(self, server, runtime):
+        self.server, self.runtime = server, runtime
+
+    @property
+    def port(self):
+        return int(self.server.url.rpartition(":")[2] or 0)
 
     @property
     def metrics(self):
@@ -146,8 +150,8 @@ def until(condition, seconds=5.0):
 
 
 @contextlib.contextmanager
-def serving(runtime=None, **config):
-    """A server in a thread of its own, warm, on any free port; it has to end in good order."""
+def serving(runtime=None, *, wait=True, **config):
+    """A server in a thread of its own, warm (`wait`), on any free port; it has to end in good order."""
     runtime = runtime or ToyRuntime()
     started, failures, loops = threading.Event(), [], []
 
@@ -168,12 +172,13 @@ def serving(runtime=None, **config):
     running = []
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert started.wait(20)
+    if wait:
+        assert started.wait(20)
     if failures:
         raise failures[0]
-    server = running[0]
+    until(lambda: running)
     try:
-        yield Served(server, runtime, int(server.url.rpartition(":")[2]))
+        yield Served(running[0], runtime)
     finally:
         loop, stop = loops[0]
         loop.call_soon_threadsafe(stop.set)
