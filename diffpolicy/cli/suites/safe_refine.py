@@ -6,6 +6,8 @@ Every task has a world model for each seed; every method begins at the same clon
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,151 +20,165 @@ from diffpolicy.cli import refine, train_world_model
 from diffpolicy.cli.common import compute_device, dataset_file
 from diffpolicy.cli.configs import config_folder
 from diffpolicy.cli.errors import ConfigError
-from diffpolicy.cli.suites.results import header, target, write
-from diffpolicy.cli.suites.safe_offline import LIMIT, markdown, rows
+from diffpolicy.cli.suites.jobs import Job, run_all
+from diffpolicy.cli.suites.results import header, write
+from diffpolicy.cli.suites.safe_offline import LIMIT, rows
+from diffpolicy.cli.suites.safe_refine_document import REFINED, START, best_offline, markdown, targets
+from diffpolicy.cli.suites.safe_refine_figure import write_figure
+from diffpolicy.evaluation import Episode
 from diffpolicy.evaluation.certificate import read_certificate
 from diffpolicy.evaluation.protocol import episode_seeds
-from diffpolicy.evaluation.statistics import paired_difference
 from diffpolicy.evaluation.summary import Episodes
 from diffpolicy.policies import load_policy
+from diffpolicy.refinement import RefinementError
 
-OURS, START = "refined_split", "clone"
-# Of refine, what a task may change.
+# Of refine, what the suite and its tasks may change.
 OPTIONS = ("branches", "refine", "value", "lagrangian", "clone", "gaussian", "gate")
 
 
 def main(cfg: DictConfig) -> None:
     """Run or go on with the suite."""
     console, results, verdicts = Console(soft_wrap=True, highlight=False), {}, []
-    for name, given in cfg.tasks.items():
+    for name in cfg.tasks:
+        one = task_config(cfg, str(name))
         task = envs.task(str(name))
         console.rule(task.name)
-        results[task.name] = run_task(cfg, task, given or OmegaConf.create())
-        verdicts += gates(cfg, task)
+        results[task.name] = run_task(one, task, console)
+        verdicts += gates(one, task)
         console.print(str(results[task.name]))
     document = {
         **header(),
         "seeds": list(cfg.seeds),
         "episodes": cfg.episodes,
+        "deploy": cfg.deploy,
         "chosen_on": list(cfg.chosen_on),
         "rows": [row for name, result in results.items() for row in rows(name, result)],
         "gates": verdicts,
         "targets": [one for name, result in results.items() for one in targets(name, result)],
     }
-    text = markdown(document) + "\n" + gates_table(verdicts, list(cfg.chosen_on))
-    write(document, text, Path(cfg.results))
+    path = Path(cfg.results)
+    write(document, markdown(document), path)
+    console.print(f"figure: {write_figure(document, path)}")
 
 
-def run_task(cfg: DictConfig, task: envs.Task, given: DictConfig) -> evaluation.Evaluation:
+def task_config(cfg: DictConfig, name: str) -> DictConfig:
+    """Return the suite's options, changed by what it says of this task."""
+    merged = OmegaConf.merge(cfg, cfg.tasks[name] or {})
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def run_task(cfg: DictConfig, task: envs.Task, console: Console) -> evaluation.Evaluation:
     """Refine by every method and seed, play what is deployed, and judge it with the offline arms of the same data."""
+    offline = offline_arms(cfg, task)
+    played: dict[str, Episodes] = {arm.name: arm.episodes for arm in offline.arms}
+    runs: dict[str, list[Path]] = {name: [] for name in (START, *(REFINED + each for each in cfg.methods))}
+    for seed in cfg.seeds:
+        world = learn_world(cfg, task, seed)
+        start = clone_folder(cfg, task, seed)
+        for method in cfg.methods:
+            console.print(f"{task.name}: seed {seed}, {method}")
+            run = refined(cfg, task, seed, str(method), world)
+            # What was refused before it was refined stays what it was.
+            runs[REFINED + method].append(run if (run / "checkpoints").is_dir() else start)
+        runs[START].append(start)
+    played |= {name: play(cfg, task, name, folders, console) for name, folders in runs.items()}
+    return evaluation.judge(
+        task, played, seed=cfg.seed, limits=list(cfg.limits), reference=best_offline(offline)
+    )
+
+
+def offline_arms(cfg: DictConfig, task: envs.Task) -> evaluation.Evaluation:
+    """Return the episodes of the suite `safe-offline`; ConfigError if there are none, or others than ours."""
     folder = Path(cfg.offline) / task.name
     if not (folder / "certificate.json").exists():
         raise ConfigError(
             f"{folder} holds no certificate: run `diffpolicy benchmark suite=safe-offline` first"
         )
-    offline = read_certificate(folder / "certificate.json").evaluation
+    found = read_certificate(folder / "certificate.json").evaluation
     wanted = (cfg.seed, cfg.episodes, len(cfg.seeds))
-    if (offline.seed, offline.episodes, len(offline.arms[0].episodes)) != wanted:
+    if (found.seed, found.episodes, len(found.arms[0].episodes)) != wanted:
         raise ConfigError(
             f"{folder} was evaluated on other episodes: seed, episodes and training seeds have to be {wanted}"
         )
-    played: dict[str, Episodes] = {arm.name: arm.episodes for arm in offline.arms}
-    runs: dict[str, list[Path]] = {name: [] for name in (START, *(f"refined_{each}" for each in cfg.methods))}
-    for seed in cfg.seeds:
-        world = learn_world(cfg, task, seed)
-        for method in cfg.methods:
-            runs[f"refined_{method}"].append(refined(cfg, task, given, seed, str(method), world))
-        runs[START].append(_folder(cfg, task, seed) / str(cfg.methods[0]) / "start")
-    played |= {name: play(cfg, task, folders) for name, folders in runs.items()}
-    best = best_offline(offline)
-    return evaluation.judge(task, played, seed=cfg.seed, limits=list(cfg.limits), reference=best)
+    return found
 
 
 def learn_world(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
     """Train the world model of a seed, unless it is there, and return its run."""
     run = _folder(cfg, task, seed) / "world"
     options = _options("train-world-model")
-    options.world_model = OmegaConf.load(config_folder() / "world_model" / f"{cfg.world_model}.yaml")
+    named = OmegaConf.load(config_folder() / "world_model" / f"{cfg.world_model}.yaml")
+    options.world_model = OmegaConf.merge(named, cfg.world_model_options)
     changes: dict[str, Any] = {
         "task": task.id,
         "data": _data(cfg, task),
         "seed": int(seed),
         "run": str(run),
     }
-    if cfg.world_model_updates is not None:
-        changes["world_model"] = {"updates": cfg.world_model_updates}
     train_world_model.train(_filled(cfg, options, changes))
     return run
 
 
-def refined(cfg: DictConfig, task: envs.Task, given: DictConfig, seed: int, method: str, world: Path) -> Path:
+def clone_folder(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+    """Return where the clone is that all methods of a seed begin at: the first of them makes it."""
+    return _folder(cfg, task, seed) / str(cfg.methods[0]) / "start"
+
+
+def refined(cfg: DictConfig, task: envs.Task, seed: int, method: str, world: Path) -> Path:
     """Refine by one method, unless that is done, and return the run; what the gate says of it is kept, not obeyed."""
     run = _folder(cfg, task, seed) / method
     if (run / refine.RELEASE).exists():
         return run
-    start = _folder(cfg, task, seed) / str(cfg.methods[0]) / "start"
-    changes: dict[str, Any] = {name: cfg[name] for name in OPTIONS if name in cfg}
-    merged: Any = OmegaConf.merge(
-        _options("refine"), changes, {name: given[name] for name in OPTIONS if name in given}
-    )
+    start = clone_folder(cfg, task, seed)
+    changed = OmegaConf.masked_copy(cfg, [name for name in OPTIONS if name in cfg])
+    merged: Any = OmegaConf.merge(_options("refine"), changed)
     changes = {
         "task": task.id,
         "data": _data(cfg, task),
         "world": str(world),
         "critics": str(Path(cfg.offline) / task.name),
-        "start": str(start) if (start / "checkpoints").is_dir() and method != cfg.methods[0] else None,
+        "start": None if method == cfg.methods[0] else str(start),
         "method": method,
         "limit": LIMIT,
+        "deploy": cfg.deploy,
         "seed": int(seed),
         "run": str(run),
         "save_refused": True,
     }
-    refine.main(_filled(cfg, merged, changes))
+    try:
+        refine.main(_filled(cfg, merged, changes))
+    except RefinementError as error:  # of data or a start that nothing can be refined from
+        if not (start / "checkpoints").is_dir():
+            raise
+        verdict = {"released": False, "reasons": [str(error)], "figures": {}}
+        run.mkdir(parents=True, exist_ok=True)
+        (run / refine.RELEASE).write_text(json.dumps({"release": verdict}, indent=1) + "\n")
     return run
 
 
-def play(cfg: DictConfig, task: envs.Task, folders: Sequence[Path]) -> Episodes:
-    """Return real episodes of the mean actions of policies, one for each training seed."""
-    device = compute_device(cfg)
-    found = []
+def play(cfg: DictConfig, task: envs.Task, name: str, folders: Sequence[Path], console: Console) -> Episodes:
+    """Return real episodes of policies as they are deployed, one policy for each training seed; played once."""
+    device, jobs = compute_device(cfg), []
     for member, folder in enumerate(folders):
-        policy = load_policy(
-            training.read_checkpoint(training.best_checkpoint(folder)), "mean", device=device
-        )
+        checkpoint = training.read_checkpoint(training.best_checkpoint(folder))
+        deploy = "mean" if name == START else str(cfg.deploy)
+        policy = load_policy(checkpoint, deploy, device=device)
         seeds = episode_seeds(cfg.seed, member, cfg.episodes)
-        found.append(tuple(evaluation.rollout(policy, task.id, seeds)))
-    return tuple(found)
-
-
-def best_offline(offline: evaluation.Evaluation) -> str:
-    """Return the offline arm that earns most among those whose normalised cost is below 1; the safest if none is."""
-    costs = {arm.name: arm.summary.at(LIMIT).normalized_cost.mean for arm in offline.arms}
-    safe = [arm for arm in offline.arms if costs[arm.name] < 1.0]
-    if not safe:
-        return min(costs, key=lambda name: costs[name])
-    return max(safe, key=lambda arm: arm.summary.normalized_return.mean).name
-
-
-def targets(task: str, result: evaluation.Evaluation) -> list[dict[str, Any]]:
-    """Return what is wanted of the split: more than the best offline arm, at a normalised cost below 1."""
-    returns = {
-        arm.name: [[each.episode_return for each in row] for row in arm.episodes] for arm in result.arms
-    }
-    row = envs.task(task)
-    scale = row.max_episode_reward - row.min_episode_reward
-    gain = paired_difference(
-        *([[v / scale for v in r] for r in returns[name]] for name in (OURS, result.reference))
-    )
-    cost = result.arm(OURS).summary.at(LIMIT).normalized_cost
-    wanted = (
-        f"{task}: normalised return of {OURS} minus {result.reference}, the best offline arm within the limit"
-    )
-    return [
-        target(wanted, "interval above 0", gain.mean, gain.mean_interval, gain.mean_interval.low > 0.0),
-        target(
-            f"{task}: normalised cost of {OURS}", "mean < 1", cost.mean, cost.mean_interval, cost.mean < 1.0
-        ),
-    ]
+        jobs.append(
+            Job(
+                f"{name}, {cfg.seeds[member]}",
+                _folder(cfg, task, cfg.seeds[member]) / f"{name}.json",
+                {
+                    "weights": checkpoint.manifest["sha256"]["model.safetensors"],
+                    "deploy": deploy,
+                    "seeds": list(seeds),
+                },
+                partial(_played, policy, task.id, seeds),
+            )
+        )
+    run_all(jobs, console)
+    return tuple(tuple(Episode(**each) for each in job.result()) for job in jobs)
 
 
 def gates(cfg: DictConfig, task: envs.Task) -> list[dict[str, Any]]:
@@ -177,22 +193,8 @@ def gates(cfg: DictConfig, task: envs.Task) -> list[dict[str, Any]]:
     return found
 
 
-def gates_table(verdicts: Sequence[dict[str, Any]], chosen_on: Sequence[str]) -> str:
-    """Return the gate's verdicts as a Markdown table."""
-    lines = [
-        f"Settings were chosen on {', '.join(chosen_on)}. The gate saw imagination only.",
-        "",
-        "| task | seed | method | released | imagined return | imagined cost | uncertainty |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for one in verdicts:
-        figures, task = one["figures"], envs.task(one["task"])
-        lines.append(
-            f"| {one['task']} | {one['seed']} | {one['method']} | {'yes' if one['released'] else 'no'} "
-            f"| {task.normalized_return(figures['imagined_return']):.3f} | {figures['imagined_cost']:.2f} "
-            f"| {figures['uncertainty_ratio']:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+def _played(policy: Any, task: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    return [asdict(episode) for episode in evaluation.rollout(policy, task, seeds)]
 
 
 def _folder(cfg: DictConfig, task: envs.Task, seed: int) -> Path:

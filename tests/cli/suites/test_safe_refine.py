@@ -8,7 +8,7 @@ import pytest
 import envs
 from diffpolicy import evaluation
 from diffpolicy.cli.dispatch import dispatch
-from diffpolicy.cli.suites.safe_refine import best_offline, gates_table, targets
+from diffpolicy.cli.suites.safe_refine_document import best_offline, gates_table, targets
 from diffpolicy.evaluation import Episode
 from diffpolicy.evaluation.summary import Episodes
 
@@ -48,14 +48,17 @@ def test_targets_ask_for_more_return_within_the_limit(split: tuple[float, float]
     assert found[0]["value"] == pytest.approx(wanted, abs=1e-4)
 
 
-def test_verdicts_are_tabulated_with_the_tasks_that_settings_were_chosen_on() -> None:
+def test_verdicts_are_tabulated_with_those_that_were_never_refined() -> None:
     figures = {"imagined_return": BALL.max_episode_reward, "imagined_cost": 2.0, "uncertainty_ratio": 1.25}
+    one = {"task": "BallCircle", "seed": 1, "method": "split", "reasons": []}
     text = gates_table(
-        [{"task": "BallCircle", "seed": 1, "method": "split", "released": False, "figures": figures}],
-        ["CarRun"],
+        [
+            {**one, "released": True, "figures": figures},
+            {**one, "seed": 2, "released": False, "reasons": ["it leaves", "it costs"], "figures": {}},
+        ]
     )
-    assert "chosen on CarRun" in text
-    assert "| BallCircle | 1 | split | no | 1.000 | 2.00 | 1.25 |" in text
+    assert "| BallCircle | 1 | split | yes | 1.000 | 2.00 | 1.25 |  |" in text
+    assert "| BallCircle | 2 | split | no |  |  |  | it leaves; it costs |" in text
 
 
 def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
@@ -73,7 +76,8 @@ def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
     words += [f"offline={tmp_path / 'offline'}", f"data_folder={data.parent}", "seeds=[0]", "episodes=1"]
     words += ["~tasks.BallCircle", "~tasks.HalfCheetahVelocity", "~tasks.CarRun", "+tasks.PointRobot={}"]
     words += ["+refine={iterations:1,updates:1}", "+branches={count:8,horizon:3}", "clone.max_cost=1e6"]
-    words += ["+clone.updates=20", "+gate={cost_rate:0,start_uncertainty:1e6}", "world_model_updates=50"]
+    words += ["+clone.updates=20", "+gate={cost_rate:0,start_uncertainty:1e6}"]
+    words += ["+world_model_options={updates:50,hidden:[16],members:2}", "+value={hidden:[8],data_epochs:1}"]
     assert dispatch([*words, *quiet]) == 0
     found = json.loads(results.read_text())
     assert {row["arm"] for row in found["rows"]} == {
@@ -84,7 +88,10 @@ def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
         "refined_reward",
     }
     assert len(found["gates"]) == 3
-    before = (tmp_path / "suite" / "PointRobot" / "seed-0" / "split" / "release.json").stat().st_mtime_ns
-    assert dispatch([*words, *quiet]) == 0  # nothing is refined again
-    after = (tmp_path / "suite" / "PointRobot" / "seed-0" / "split" / "release.json").stat().st_mtime_ns
-    assert before == after
+    assert "PointRobot was not looked at" in results.with_suffix(".md").read_text()
+    assert results.with_suffix(".png").stat().st_size > 0
+    made = tmp_path / "suite" / "PointRobot" / "seed-0"
+    kept = [made / "split" / "release.json", made / "refined_split.json"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert dispatch([*words, *quiet]) == 0  # nothing is refined or played again
+    assert [path.stat().st_mtime_ns for path in kept] == before
