@@ -18,6 +18,7 @@ from diffpolicy.safety import Critics
 ArmName = Literal["split", "lagrangian", "reward"]
 ARMS: tuple[ArmName, ...] = get_args(ArmName)
 CLIP = 5.0  # of advantages, in standard deviations
+VIOLATION = 0.5  # imagined costs are probabilities
 
 
 class Arm(ABC):
@@ -71,8 +72,9 @@ class LagrangianConfig:
 class Lagrangian(Arm):
     """Reward less a multiplier times cost; the multiplier moves until imagined episodes cost what they may.
 
-    Costs are those of the second half of branches, which the policy has made more its own. Branches that uncertainty
-    has cut off end in a violation and are part of them: left out, they made a safe policy unsafe.
+    Costs are those of the second half of branches, which the policy has made more its own, and not of those that begin
+    with a violation: data may be full of them, and no policy answers for where it was put. Branches that
+    uncertainty has cut off end in a violation and are part of them: left out, they made a safe policy unsafe.
     """
 
     def __init__(self, config: LagrangianConfig) -> None:
@@ -83,6 +85,7 @@ class Lagrangian(Arm):
         config, kept = self.config, branches.counted
         late = kept.clone()
         late[: len(late) // 2] = False
+        late &= (branches.costs[0] <= VIOLATION) | branches.unknown[0]
         cost = (branches.costs[late].sum() / late.sum().clamp(min=1)).item() * config.episode_length
         reward = normalised(estimates.reward.advantages, kept)
         price = normalised(estimates.cost.advantages, kept)

@@ -70,12 +70,22 @@ def test_the_multiplier_rises_while_episodes_cost_more_than_their_share_and_fall
 
 def test_costs_are_those_of_the_second_half_with_branches_that_were_cut_off() -> None:
     costs = torch.zeros(4, 2)
-    costs[0] = 1.0  # of the first half
+    costs[1] = 1.0  # of the first half
     costs[3, 0] = 1.0  # a branch cut off, a violation
     _, logs = Lagrangian(LAGRANGIAN).advantages(
         made(torch.zeros(4, 2))._replace(costs=costs), estimates(torch.randn(4, 2))
     )
     assert logs["episode_cost"] == pytest.approx(25.0)
+
+
+def test_who_is_put_into_a_violation_does_not_answer_for_it_unless_the_model_knew_nothing_of_it() -> None:
+    costs, unknown = torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.bool)
+    costs[0, :2], unknown[0, 0] = 1.0, True
+    costs[2:, :2] = 0.5
+    costs[3, 2] = 0.5
+    branches = made(torch.zeros(4, 4), unknown=unknown)._replace(costs=costs)
+    _, logs = Lagrangian(LAGRANGIAN).advantages(branches, estimates(torch.randn(4, 4)))
+    assert logs["episode_cost"] == pytest.approx(100 * 1.5 / 6)
 
 
 def test_a_large_multiplier_makes_cost_alone_count() -> None:
