@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": Verb("diffpolicy.cli.evaluate", "roll out a policy, write its certificate and report"),
     "serve": Verb("diffpolicy.cli.serve", "answer the observations of robots with action chunks"),
+    "export": Verb("diffpolicy.cli.export", "write a policy as a checked folder that plays without torch"),
     "bench": Verb(
         "diffpolicy.cli.bench", "measure the speed of training and acting on this machine", "hydra", "bench"
     ),
