@@ -47,7 +47,7 @@ def test_a_policy_that_fails_stops_the_robot_by_the_watchdog(tmp_path: Path) -> 
             raise RuntimeError("out of memory")
         return chunk
 
-    control, robot = run(tmp_path, Circle(fail), seconds=1.0)
+    control, robot = run(tmp_path, Circle(fail), seconds=1.7)
     assert told(tmp_path).startswith("watchdog: no usable action for")
     assert control.shield.counts["late"] > 0
     assert_held(robot)

@@ -1,0 +1,270 @@
+"""The client and a real server: killed, slow, lossy, lying. The control loop never notices but by missing actions."""
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from controlling import Circle, ToyRobot, assert_held, manifest
+from controlling import controller as make_controller
+from toy_runtime import serving
+from websockets.sync.server import serve
+
+from diffpolicy.deploy import wire
+from diffpolicy.deploy.client import PolicyClient, Reply, Slots, read_reply
+from diffpolicy.deploy.errors import DeployError
+
+TOY = Path(__file__).with_name("serving_toy.py")
+STATE = {"state": np.array([5.0, 0.0, 1.0], np.float32)}
+
+
+@contextlib.contextmanager
+def client(port: int, **options: Any) -> Iterator[PolicyClient]:
+    made = PolicyClient(f"ws://127.0.0.1:{port}", **options)
+    try:
+        made.wait(10.0)
+        yield made
+    finally:
+        made.close()
+
+
+def answered(source: PolicyClient, seconds: float = 5.0) -> Reply:
+    ends = time.monotonic() + seconds
+    while (reply := source.poll()) is None:
+        assert time.monotonic() < ends, source.status()
+        time.sleep(0.002)
+    return reply
+
+
+@contextlib.contextmanager
+def process(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    server = subprocess.Popen([sys.executable, str(TOY), str(port)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield server, int(server.stdout.readline().rpartition(":")[2])
+    finally:
+        server.kill()
+        server.wait(10)
+        server.stdout.close()
+
+
+class Proxy:
+    """Passes bytes between a client and a server, late or not at all: `delay` [s] and its `jitter`; `cut` loses all."""
+
+    def __init__(self, port: int) -> None:
+        self.delay = self.jitter = 0.0
+        self.cut = False
+        self._target = port
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._run, daemon=True).start()
+        assert self._ready.wait(5)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._pair, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+
+    async def _pair(self, reader: Any, writer: Any) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(self._pass(reader, back), self._pass(there, writer), return_exceptions=True)
+
+    async def _pass(self, reader: Any, writer: Any) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(self.delay + random.random() * self.jitter)
+            if not self.cut:
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    def close(self) -> None:
+        async def end() -> None:
+            for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0.0)
+            self._loop.stop()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop)
+
+
+def test_it_learns_the_manifest_asks_and_gets_actions() -> None:
+    with serving(Circle()) as served, client(served.port) as source:
+        assert source.manifest == manifest()
+        source.request(STATE, 7, 123.5)
+        reply = answered(source)
+        assert reply.actions.shape == (8, 2)
+        assert (reply.sequence, reply.stamp) == (7, 123.5)
+        assert reply.valid_until == pytest.approx(123.5 + 8 * 0.1)
+        assert reply.timing["infer_ms"] > 0.0
+        assert source.poll() is None
+        assert source.status() == "connected"
+
+
+def test_a_refused_request_is_counted_and_the_next_one_answered() -> None:
+    with serving(Circle()) as served, client(served.port) as source:
+        source.request({"state": np.full(3, np.nan, np.float32)}, 0, 1.0)
+        while source.counts["refusals"] == 0:
+            time.sleep(0.005)
+        source.request(STATE, 1, 1.1)
+        assert answered(source).sequence == 1
+
+
+def test_the_newest_request_takes_the_place_of_one_that_waits() -> None:
+    slots = Slots()
+    slots.put(STATE, 1, 1.0)
+    slots.put(STATE, 2, 2.0)
+    taken = slots.take(0.0)
+    assert taken is not None
+    assert taken[1] == 2
+    assert slots.take(0.0) is None
+
+
+def test_requests_never_block_or_raise_without_a_server() -> None:
+    source = PolicyClient("ws://127.0.0.1:9", timeout=0.1)
+    for number in range(100):
+        source.request(STATE, number, float(number))
+        assert source.poll() is None
+    with pytest.raises(DeployError, match=r"no policy server at ws://127\.0\.0\.1:9 within 0\.3 s"):
+        source.wait(0.3)
+    assert source.status().startswith("disconnected")
+    source.close()
+
+
+def test_a_wrong_token_is_told() -> None:
+    with serving(Circle(), token="right" * 8) as served:
+        source = PolicyClient(f"ws://127.0.0.1:{served.port}", token="wrong")
+        with pytest.raises(DeployError, match="401"):
+            source.wait(1.0)
+        source.close()
+        with client(served.port, token="right" * 8) as source:
+            source.request(STATE, 0, 0.0)
+            answered(source)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\xc1 no msgpack",
+        "text",
+        wire.encode({"actions": np.zeros((8, 3), np.float32)}),
+        wire.encode({"seq": 1}),
+    ],
+)
+def test_a_server_that_talks_nonsense_is_left_and_asked_again(frame: bytes | str) -> None:
+    def lie(socket: Any) -> None:
+        socket.send(wire.encode(manifest().as_dict()))
+        for _ in socket:
+            socket.send(frame)
+
+    with serve(lie, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with client(server.socket.getsockname()[1]) as source:
+            source.request(STATE, 0, 0.0)
+            while source.counts["connections"] < 2:
+                time.sleep(0.01)
+            assert source.counts["failures"] >= 1
+            assert source.poll() is None
+        server.shutdown()
+
+
+GOOD = {"actions": np.zeros((8, 2), np.float32), "seq": 1, "stamp": 1.0, "valid_for": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("actions", [[0.0, 0.0]]),
+        ("actions", np.zeros((8, 2), np.int32)),
+        ("actions", np.zeros((0, 2), np.float32)),
+        ("actions", np.zeros(2, np.float32)),
+        ("seq", None),
+        ("stamp", "now"),
+        ("valid_for", None),
+    ],
+)
+def test_a_reply_that_is_none_is_refused(key: str, value: Any) -> None:
+    assert read_reply(GOOD, manifest()).valid_until == 1.8
+    with pytest.raises(DeployError):
+        read_reply({**GOOD, key: value}, manifest())
+
+
+def test_a_server_killed_in_mid_chunk_stops_the_robot_and_is_found_again(tmp_path: Path) -> None:
+    with process() as (server, port), client(port) as source:
+        robot = ToyRobot()
+        control = make_controller(robot, source, tmp_path)
+        killed = [0.0]
+
+        def kill() -> None:
+            server.send_signal(signal.SIGKILL)
+            killed[0] = time.monotonic()
+
+        threading.Timer(0.6, kill).start()
+        control.run(2.2)
+        trip = json.loads((tmp_path / "trip-001.json").read_text())
+        assert trip["reason"].startswith("watchdog: no usable action")
+        # It plays what it has (0.8 s at most), then waits for the watchdog.
+        assert trip["events"][-1]["at"] - killed[0] < 0.8 + 0.2 + 0.3
+        assert_held(robot)
+        server.wait(10)
+        with process(port):
+            while source.counts["connections"] < 2:
+                time.sleep(0.02)
+            control.start()
+            control.run(0.5)
+            assert control.report.latched == "stop: the run is over"
+
+
+def test_a_killed_client_leaves_the_server_as_it_was() -> None:
+    with serving(Circle()) as served:
+        code = (
+            "import sys, time, numpy as np; from diffpolicy.deploy.client import PolicyClient; "
+            "c = PolicyClient(sys.argv[1]); c.wait(10); "
+            "c.request({'state': np.zeros(3, np.float32)}, 0, 0.0); print('asked', flush=True); time.sleep(30)"
+        )
+        url = f"ws://127.0.0.1:{served.port}"
+        child = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "asked\n"
+        child.kill()
+        child.wait(10)
+        child.stdout.close()
+        with client(served.port) as source:
+            source.request(STATE, 0, 0.0)
+            answered(source)
+
+
+def test_delay_is_lived_with_and_loss_ends_in_a_hold(tmp_path: Path) -> None:
+    with serving(Circle()) as served:
+        proxy = Proxy(served.port)
+        with client(proxy.port) as source:
+            proxy.delay, proxy.jitter = 0.03, 0.04  # each way
+            robot = ToyRobot()
+            control = make_controller(robot, source, tmp_path)
+            threading.Timer(1.5, setattr, [proxy, "cut", True]).start()
+            control.run(3.2)
+            assert control.report.delay["p50"] >= 60.0
+            moved = np.abs(np.diff(np.array(robot.sent)[20:60], axis=0)).max(axis=1)
+            assert (moved > 0.0).all()  # it did not stop for the delay
+            assert json.loads((tmp_path / "trip-001.json").read_text())["reason"].startswith("watchdog")
+            assert_held(robot)
+        proxy.close()
+
+
+def test_the_client_needs_no_torch() -> None:
+    modules = ["client", "controller", "local", "replay", "recorder", "shield", "limiter", "timeline"]
+    modules += ["feasibility", "audit", "robots"]
+    code = f"import sys; import {', '.join(f'diffpolicy.deploy.{name}' for name in modules)}; "
+    code += "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
