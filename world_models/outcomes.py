@@ -22,8 +22,9 @@ class OutcomeHeads(nn.Module):
 
     def __init__(self, history: int, size: int, generator: torch.Generator) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv2d(3 * (history + 1), WIDTH, 3, generator)]
-        side = size
+        # Strided at once: full resolution would cost as much as a small denoiser does.
+        layers: list[nn.Module] = [conv2d(3 * (history + 1), WIDTH, 3, generator, stride=2)]
+        side = (size + 1) // 2
         while side > COARSEST:
             layers += [nn.GroupNorm(1, WIDTH), nn.SiLU(), conv2d(WIDTH, WIDTH, 3, generator, stride=2)]
             side = (side + 1) // 2

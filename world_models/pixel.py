@@ -61,7 +61,8 @@ class PixelWorldModel(nn.Module):
         super().__init__()
         self.config, self.action_size = config, action_size
         size = SIZES[config.network]
-        self.unet = UNet2D(3 * (config.history + 1), 3, size, generator)
+        inputs = 3 * (config.history + 1) + 2 * config.coordinates
+        self.unet = UNet2D(inputs, 3, size, generator)
         self.actions = linear(config.history * action_size * config.bins, size.condition, generator)
         self.expand = linear(size.condition, size.condition, generator)
         self.contract = linear(size.condition, size.condition, generator)
@@ -71,11 +72,16 @@ class PixelWorldModel(nn.Module):
         self.register_buffer("frequencies", frequencies.normal_(generator=generator))
         # What a pixel's change is multiplied by, so that it varies like a pixel; `fit` measures it.
         self.register_buffer("scale", torch.ones((), device=self.actions.weight.device))
+        # The column and the row of each pixel, from -1 to 1 (Liu et al. 2018, "CoordConv").
+        span = torch.linspace(-1.0, 1.0, config.size, device=self.actions.weight.device)
+        places = torch.stack(torch.meshgrid(span, span, indexing="xy"))
+        self.register_buffer("places", places if config.coordinates else places[:0], persistent=False)
         tasks = torch.empty(config.tasks, size.condition, device=self.actions.weight.device)
         self.tasks = nn.Parameter(tasks.normal_(generator=generator)) if config.tasks > 1 else None
 
     frequencies: Tensor
     scale: Tensor
+    places: Tensor
 
     @property
     def members(self) -> int:
@@ -122,7 +128,8 @@ class PixelWorldModel(nn.Module):
     def raw(self, noisy: Tensor, factors: Preconditioning, window: FrameWindow) -> Tensor:
         """Return what the network says (B, 3, S, S) of what is drawn with noise on it, for factors (B,)."""
         shown = to_pixels(window.observations).flatten(1, 2) / self.config.noise.data
-        maps = torch.cat([shown, factors.c_in[:, None, None, None] * noisy], dim=1)
+        places = self.places.expand(len(noisy), -1, -1, -1)
+        maps = torch.cat([shown, factors.c_in[:, None, None, None] * noisy, places], dim=1)
         with torch.autocast(maps.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             output: Tensor = self.unet(maps, self.condition(window, factors.c_noise))
         return output.float()

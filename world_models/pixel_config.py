@@ -57,6 +57,7 @@ class PixelConfig:
 
     network: str = "tiny"
     predicts: str = "frame"
+    coordinates: bool = False
     bfloat16: bool = False
     size: int = 48
     history: int = 4
