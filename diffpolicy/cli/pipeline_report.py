@@ -19,13 +19,6 @@ Values = Sequence[Sequence[float]]  # of episodes, a row for each training seed
 def refinement_section(result: Evaluation, refinements: Sequence[Refinement]) -> str:
     """Return the section (HTML); of a refinement that was refused before it began it only says why."""
     parts = [f"<p>{escape(in_words(result))}</p>"]
-    rows = imagined_and_real(result, refinements)
-    if rows:
-        caption = (
-            "Whole episodes in the frozen world model and in the real simulator, with means and 95 % intervals. "
-            "Refinement saw the first kind only; the evaluation's real episodes decided nothing."
-        )
-        parts.append(figure(imagination_figure(rows, min(result.limits)), caption, wide=True))
     differences = [
         [f"{REFINED} minus {escape(one.reference)}", mean_text(one.normalized_return), mean_text(one.cost)]
         for one in gains(result)
@@ -33,6 +26,13 @@ def refinement_section(result: Evaluation, refinements: Sequence[Refinement]) ->
     if differences:
         parts.append(table(["on the same episodes", "return: mean", "cost: mean"], differences))
     parts.append(_gate(result, refinements))
+    rows = imagined_and_real(result, refinements)
+    if rows:
+        caption = (
+            "Whole episodes in the frozen world model and in the real simulator, with means and 95 % intervals. "
+            "Refinement learnt from imagined branches alone."
+        )
+        parts.append(figure(imagination_figure(rows, min(result.limits)), caption, wide=True))
     return section("Refined in imagination", *parts)
 
 
@@ -97,7 +97,8 @@ def _gate(result: Evaluation, refinements: Sequence[Refinement]) -> str:
             ]
         )
     note = (
-        '<p class="note">The gate sees imagined episodes only. Uncertainty: of the world model in them, 1 is that of '
-        "real transitions it has not seen. The world model's weights were the same before and after.</p>"
+        '<p class="note">The best offline arm is chosen on these very episodes, which favours it. The gate judges '
+        "whole imagined episodes before anything is evaluated. Uncertainty: of the world model in them, 1 is that "
+        "of real transitions it has not seen. The hash of its weights was the same before and after.</p>"
     )
     return table(head, rows) + note
