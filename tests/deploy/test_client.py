@@ -67,7 +67,8 @@ class Proxy:
         self._target = port
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
         assert self._ready.wait(5)
 
     def _run(self) -> None:
@@ -93,10 +94,11 @@ class Proxy:
         async def end() -> None:
             for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
                 task.cancel()
-            await asyncio.sleep(0.0)
+            await asyncio.sleep(0.05)
             self._loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop)
+        self._thread.join(5)
 
 
 def test_it_learns_the_manifest_asks_and_gets_actions() -> None:
