@@ -18,7 +18,7 @@ from diffpolicy.evaluation import provenance
 
 
 def main(cfg: DictConfig) -> None:
-    """Export `cfg.checkpoint` to `cfg.to`, or to the folder `cfg.run`; fails where it is not what PyTorch computes."""
+    """Export `cfg.checkpoint` to `cfg.to`, or to `policy` in `cfg.run`; fails where it is not what PyTorch computes."""
     if cfg.checkpoint is None:
         raise ConfigError("export needs checkpoint=FOLDER, for example checkpoint=runs/train/pusht/...")
     if cfg.format not in FORMATS:
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     )
     found = export(
         runtime,
-        Path(cfg.run if cfg.to is None else cfg.to),
+        Path(cfg.run) / "policy" if cfg.to is None else Path(cfg.to),
         cfg.format,
         real=_real(runtime, cfg.data, cfg.samples),
         samples=cfg.samples,
