@@ -87,7 +87,7 @@ def tls_context(certificate: str | None, key: str | None) -> ssl.SSLContext | No
         if not Path(path).is_file():
             raise AccessError(f"{option}={path}: there is no such file")
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password="")  # a server has nobody to ask
     except (ssl.SSLError, OSError) as error:
         raise AccessError(f"tls_cert={certificate}, tls_key={key}: {error}") from error
     return context

@@ -10,6 +10,7 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from diffpolicy.deploy import access, wire
 from diffpolicy.deploy.chunks import Runtime
@@ -156,7 +157,7 @@ class PolicyServer:
         metrics = self.metrics
         if metrics.clients >= self.config.max_clients:
             metrics.rejected["full"] += 1
-            await connection.close(1013, "as many clients as may be are connected")
+            await connection.close(CloseCode.TRY_AGAIN_LATER, "as many clients as may be are connected")
             return
         session = Session(metrics.connections + 1, connection.transport.abort)
         self._sessions.add(session)
@@ -168,11 +169,12 @@ class PolicyServer:
             await self._ready.wait()
             session.post(wire.encode(self._metadata()))
             await self._converse(connection, session)
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as closed:
+            if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                metrics.rejected["too_big"] += 1
         except TimeoutError:
             metrics.rejected["idle"] += 1
-            await connection.close(1001, f"nothing asked for {self.config.idle_timeout:g} s")
+            await connection.close(CloseCode.GOING_AWAY, f"nothing asked for {self.config.idle_timeout:g} s")
         finally:
             self._sessions.remove(session)
             metrics.clients -= 1

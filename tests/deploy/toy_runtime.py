@@ -49,9 +49,8 @@ def toy_manifest(**changes):
 class ToyRuntime:
     """Answers (number of decisions in this memory, newest x) in every step; misbehaves when x says so."""
 
-    def __init__(self, manifest=None, seconds=0.0):
+    def __init__(self, manifest=None):
         self.manifest = manifest or toy_manifest()
-        self.seconds = seconds
         self.seeds, self.elapsed, self.calls = [], [], 0
         self.gate = threading.Event()  # x = 5: waits for it
         self.entered = threading.Event()
@@ -64,7 +63,6 @@ class ToyRuntime:
         self.calls += 1
         self.elapsed.append(elapsed)
         x = float(np.atleast_2d(observation["state"])[-1, 0])
-        time.sleep(self.seconds)
         actions = np.empty((CHUNK, SIZE), np.float32)
         actions[:] = memory + 1, x
         if x == 1.0:
@@ -75,6 +73,8 @@ class ToyRuntime:
             actions = actions[:, :1]
         if x == 4.0:
             raise StopIteration
+        if x == 6.0:
+            time.sleep(0.6)
         if x == 5.0:
             self.entered.set()
             assert self.gate.wait(10)
