@@ -44,6 +44,10 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("diffpolicy.cli.evaluate", "roll out a policy, write its certificate and report"),
     "serve": Verb("diffpolicy.cli.serve", "answer the observations of robots with action chunks"),
     "export": Verb("diffpolicy.cli.export", "write a policy as a checked folder that plays without torch"),
+    "demo-robot": Verb(
+        "diffpolicy.cli.demo_robot", "move an arm in MuJoCo in real time by a served policy, shielded"
+    ),
+    "replay": Verb("diffpolicy.cli.replay", "tell what a robot's black box recorded", "argparse"),
     "bench": Verb(
         "diffpolicy.cli.bench", "measure the speed of training and acting on this machine", "hydra", "bench"
     ),
