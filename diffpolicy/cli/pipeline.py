@@ -42,9 +42,10 @@ DECIDED = {
 def main(cfg: DictConfig) -> None:
     """Do, or go on with, the stages that `cfg` describes in the folder `cfg.run`, and say what came of them."""
     console = Console(soft_wrap=True, highlight=False)
-    result, refinements = Pipeline(cfg, console).run()
+    pipeline = Pipeline(cfg, console)
+    result, refinements = pipeline.run()
     console.rule("outcome")
-    console.print(summary(result, refinements))
+    console.print(summary(result, refinements, pipeline.limit))
     console.print(f"report: {Path(cfg.run) / FOLDERS['evaluate'] / 'report.html'}", style="bold")
 
 
@@ -68,6 +69,11 @@ class Pipeline:
         self._collects = cfg.data is None and (self._task.id not in SHIPPED or self._said("collect."))
         self._check()
 
+    @property
+    def limit(self) -> float:
+        """The cost limit of an episode that policies are refined for."""
+        return float(self._configs["refine"].limit)
+
     def run(self) -> tuple[evaluation.Evaluation, list[Refinement]]:
         """Do what is not done yet; return the evaluation of all arms, and what came of every seed's refinement."""
         dataset = self._collect()
@@ -88,10 +94,12 @@ class Pipeline:
             raise ConfigError(
                 f"train.policy={configs['train'].policy.name}: the pipeline trains policy=fisor"
             )
+        if self._cfg.data is not None and self._said("collect."):
+            raise ConfigError("data=FILE and options of collect: leave one of them out")
         limits = [float(limit) for limit in configs["evaluate"].limits]
-        if float(configs["refine"].limit) not in limits:
+        if self.limit not in limits:
             raise ConfigError(
-                f"refine.limit={configs['refine'].limit:g} is not among evaluate.limits={limits}: refine for one that "
+                f"refine.limit={self.limit:g} is not among evaluate.limits={limits}: refine for one that "
                 "is evaluated"
             )
 
@@ -188,7 +196,7 @@ class Pipeline:
                         dict(one.document.get("release", {"reasons": [one.refused]})) for one in refinements
                     ]
                 },
-                lambda result: [refinement_section(result, refinements)],
+                lambda result: [refinement_section(result, refinements, self.limit)],
             )
             return {}
 

@@ -66,19 +66,18 @@ def gain(result: Evaluation, reference: str) -> Difference:
     return judge(task, played, seed=result.seed, limits=result.limits, reference=reference).differences[0]
 
 
-def gains(result: Evaluation) -> list[Difference]:
-    """Return the refined policy minus the best offline arm within the lowest limit, and minus where it started."""
+def gains(result: Evaluation, limit: float) -> list[Difference]:
+    """Return the refined policy minus the best offline arm within the limit, and minus where it started."""
     names = [arm.name for arm in result.arms]
     if REFINED not in names:
         return []
-    best = best_within(result, min(result.limits))
+    best = best_within(result, limit)
     references = [best, START] if best != START else [START]
     return [gain(result, name) for name in references if name in names]
 
 
-def in_words(result: Evaluation) -> str:
-    """Return whether refinement gained anything over the best offline arm within the lowest limit, in one sentence."""
-    limit = min(result.limits)
+def in_words(result: Evaluation, limit: float) -> str:
+    """Return whether refinement gained anything over the best offline arm within the limit, in one sentence."""
     best = best_within(result, limit)
     if all(arm.name != REFINED for arm in result.arms):
         return "There is no refined policy."
@@ -100,15 +99,14 @@ def in_words(result: Evaluation) -> str:
     )
 
 
-def summary(result: Evaluation, refinements: Sequence[Refinement]) -> str:
+def summary(result: Evaluation, refinements: Sequence[Refinement], limit: float) -> str:
     """Return the table at the end: all arms, what refinement gained, and the gate's verdict."""
-    limit = min(result.limits)
     rows = [["arm", "normalised return: mean [95 %]", "cost: mean [95 %]", f"at limit {limit:g}"]]
     for arm in result.arms:
         one = arm.summary
         rows.append([arm.name, mean_text(one.normalized_return), mean_text(one.cost), verdict(one, limit)])
     lines = aligned(rows)
-    found = gains(result)
+    found = gains(result, limit)
     if found:
         lines.append("")
         lines += aligned(
@@ -120,5 +118,5 @@ def summary(result: Evaluation, refinements: Sequence[Refinement]) -> str:
                 ),
             ]
         )
-    lines += ["", in_words(result), *(f"gate, seed {one.seed}: {one.said}" for one in refinements)]
+    lines += ["", in_words(result, limit), *(f"gate, seed {one.seed}: {one.said}" for one in refinements)]
     return "\n".join(lines)

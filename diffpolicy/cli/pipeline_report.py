@@ -16,12 +16,12 @@ from diffpolicy.evaluation.table import mean_text, number
 Values = Sequence[Sequence[float]]  # of episodes, a row for each training seed
 
 
-def refinement_section(result: Evaluation, refinements: Sequence[Refinement]) -> str:
+def refinement_section(result: Evaluation, refinements: Sequence[Refinement], limit: float) -> str:
     """Return the section (HTML); of a refinement that was refused before it began it only says why."""
-    parts = [f"<p>{escape(in_words(result))}</p>"]
+    parts = [f"<p>{escape(in_words(result, limit))}</p>"]
     differences = [
         [f"{REFINED} minus {escape(one.reference)}", mean_text(one.normalized_return), mean_text(one.cost)]
-        for one in gains(result)
+        for one in gains(result, limit)
     ]
     if differences:
         parts.append(table(["on the same episodes", "return: mean", "cost: mean"], differences))
@@ -32,7 +32,7 @@ def refinement_section(result: Evaluation, refinements: Sequence[Refinement]) ->
             "Whole episodes in the frozen world model and in the real simulator, with means and 95 % intervals. "
             "Refinement learnt from imagined branches alone."
         )
-        parts.append(figure(imagination_figure(rows, min(result.limits)), caption, wide=True))
+        parts.append(figure(imagination_figure(rows, limit), caption, wide=True))
     return section("Refined in imagination", *parts)
 
 

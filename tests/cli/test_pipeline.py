@@ -197,6 +197,7 @@ def test_a_start_that_the_gate_refuses_is_one_too(trained: Path, capsys: pytest.
         (["seeds=[1,1]"], "seeds must name"),
         (["task=pusht"], "chain the verbs yourself"),
         (["data=nowhere.hdf5"], "no such file"),
+        (["data=nowhere.hdf5", "collect.steps=4000"], "leave one of them out"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_done(

@@ -86,11 +86,11 @@ def test_a_gain_is_paired_so_that_the_luck_of_episodes_cancels() -> None:
 
 def test_gains_are_over_the_best_and_over_the_start_once_each() -> None:
     arms = {"bc_safe": (0.4, 0.0), "start": (0.5, 0.0), "refined": (0.8, 0.0)}
-    assert [one.reference for one in gains(evaluation(arms))] == ["start"]
+    assert [one.reference for one in gains(evaluation(arms), 10.0)] == ["start"]
     arms |= {"fisor": (0.6, 0.0)}
-    assert [one.reference for one in gains(evaluation(arms))] == ["fisor", "start"]
+    assert [one.reference for one in gains(evaluation(arms), 10.0)] == ["fisor", "start"]
     del arms["refined"]
-    assert gains(evaluation(arms)) == []
+    assert gains(evaluation(arms), 10.0) == []
 
 
 @pytest.mark.parametrize(
@@ -103,21 +103,21 @@ def test_gains_are_over_the_best_and_over_the_start_once_each() -> None:
     ],
 )
 def test_it_is_said_plainly_whether_there_was_a_gain(refined: tuple[float, float], says: list[str]) -> None:
-    said = in_words(evaluation({"fisor": (0.5, 0.0), "refined": refined}))
+    said = in_words(evaluation({"fisor": (0.5, 0.0), "refined": refined}), 10.0)
     assert all(each in said for each in says), said
     assert "the same 12 episodes" in said
 
 
 def test_what_cannot_be_compared_is_said_too() -> None:
-    assert "no refined policy" in in_words(evaluation({"fisor": (0.5, 0.0)}))
+    assert "no refined policy" in in_words(evaluation({"fisor": (0.5, 0.0)}), 10.0)
     assert "there is none to be better than" in in_words(
-        evaluation({"bc": (0.9, 30.0), "refined": (0.5, 0.0)})
+        evaluation({"bc": (0.9, 30.0), "refined": (0.5, 0.0)}), 10.0
     )
 
 
 def test_the_summary_names_every_arm_the_gains_and_every_verdict() -> None:
     found = evaluation({"bc": (0.9, 30.0), "fisor": (0.5, 0.0), "refined": (0.8, 0.0)})
-    lines = summary(found, [RELEASED, REFUSED, NOTHING]).splitlines()
+    lines = summary(found, [RELEASED, REFUSED, NOTHING], 10.0).splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["bc", "fisor", "refined"]
     assert any(line.startswith("refined - fisor") and "0.30 [0.30, 0.30]" in line for line in lines)
     assert lines[-3:] == [
@@ -144,10 +144,10 @@ def test_imagined_episodes_stand_beside_real_ones_in_the_same_units() -> None:
 
 def test_the_section_is_html_whatever_the_gate_says() -> None:
     arms = {"fisor": (0.5, 0.0), "refined": (0.8, 0.0)}
-    section = refinement_section(evaluation(arms, seeds=1), [RELEASED])
+    section = refinement_section(evaluation(arms, seeds=1), [RELEASED], 10.0)
     assert "<svg" in section
     assert "1.10" in section  # uncertainty
-    section = refinement_section(evaluation({"fisor": (0.5, 0.0)}), [NOTHING])
+    section = refinement_section(evaluation({"fisor": (0.5, 0.0)}), [NOTHING], 10.0)
     assert "<svg" not in section
     assert "the start leaves the data" in section
 
