@@ -70,7 +70,7 @@ def chunk_checkpoint(
     path = training.write_checkpoint(
         folder, 1, model=model.state_dict(), state={}, config=stored, manifest=manifest
     )
-    limit = Residual(median=0.3, limit=0.6, patience=3)
+    limit = Residual(median=0.05, limit=0.119, patience=3)
     usual = ((2.0, 2.0, 2.0, 2.0, 0.1), (4.0, 4.0, 4.0, 4.0, 0.2))
     ones = (1.0, 1.0)
     Calibration(1, ones, ones, ones, (0.1,), (0.5,), usual, 8.0, (4,), {GUARDED: limit}).save(
