@@ -47,6 +47,7 @@ def main(cfg: DictConfig) -> None:
     document = {
         **header(),
         "default": cfg.default,
+        "headline_steps": cfg.headline_steps,
         "horizons": list(cfg.horizons),
         "starts": cfg.starts,
         "updates": {name: model.updates for name, model in cfg.models.items()},
@@ -103,7 +104,7 @@ def real_job(cfg: DictConfig, task: envs.Task, policy: Path) -> Job:
     seeds = range(options.first_seed, options.first_seed + options.episodes)
     horizons = [steps for steps in options.horizons if steps <= task.max_episode_steps]
     of = {"weights": weights(policy), "seeds": [seeds.start, seeds.stop], "horizons": horizons}
-    path = policy.parents[1] / "played.json"
+    path = Path(cfg.run).resolve() / task.name / "clone" / "played.json"
     return Job(f"{task.name} simulator", path, of, partial(really, task, policy, seeds, horizons))
 
 
@@ -111,7 +112,7 @@ def imagined_job(
     cfg: DictConfig, task: envs.Task, checkpoint: Path, steps: int, policy: Path, real: Job
 ) -> Job:
     """Return the job that plays the same policy in a model, with `steps` of its sampler, from the same states."""
-    run = checkpoint.parents[1]
+    run = checkpoint.parents[2]
 
     def make() -> dict[str, Any]:
         device = compute_device(cfg)
