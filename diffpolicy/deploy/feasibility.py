@@ -51,8 +51,8 @@ class FeasibleRuntime:
         threshold = self.manifest.safety.feasible_below
         best: Chunk | None = None
         for attempt in range(self._attempts):
-            # The memory that a decision returns holds the noise of the next one.
-            chunk, memory = self._runtime.act(observation, memory, elapsed=elapsed if attempt == 0 else 0)
+            # The memory that a decision returns holds the noise of the next; decisions are at least a step apart.
+            chunk, memory = self._runtime.act(observation, memory, elapsed=elapsed if attempt == 0 else 1)
             if chunk.feasible is None or threshold is None or chunk.feasible <= threshold:
                 self.counts["first" if attempt == 0 else RESAMPLED] += 1
                 return (chunk if attempt == 0 else _flagged(chunk, RESAMPLED)), memory

@@ -43,7 +43,7 @@ def test_the_first_feasible_decision_else_the_safest(values, chosen, flags, deci
     runtime = FeasibleRuntime(inner, attempts=3)
     chunk, memory = runtime.act(OBSERVATION, runtime.start(0), elapsed=4)
     assert (chunk.actions[0, 0], chunk.flags, memory) == (chosen, flags, decisions)
-    assert inner.elapsed == [4, 0, 0][:decisions]
+    assert inner.elapsed == [4, 1, 1][:decisions]
     assert sum(runtime.counts.values()) == 1
 
 
