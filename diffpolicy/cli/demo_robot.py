@@ -4,6 +4,7 @@ Without `checkpoint` it first trains a small policy on the shipped Push-T demons
 """
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ def main(cfg: DictConfig) -> None:
         "machine": provenance.machine(),
         "arm": cfg.arm,
         "rate": cfg.rate,
+        "seed": cfg.seed,
+        "priority": cfg.priority,
+        "load": list(os.getloadavg()),  # of the machine, others included
+        "memory": {
+            "seconds": watched.times,
+            "server": watched.server_memory,
+            "controller": watched.controller_memory,
+        },
         **watched.controller,
     }
     (folder / "result.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -72,7 +81,7 @@ def report(cfg: DictConfig, watched: Watched) -> str:
     document = watched.controller
     found: dict[str, Any] = document["report"]
     steps = {name: count for name, count in found["steps"].items() if count}
-    best = document["coverages"]
+    best = document["coverages"][:-1] or document["coverages"]  # the last block's time was not over
     lines = [
         "| | |",
         "|---|---|",
@@ -82,7 +91,7 @@ def report(cfg: DictConfig, watched: Watched) -> str:
         f"| shield steps | {', '.join(f'{name} {count}' for name, count in steps.items()) or 'none'} |",
         f"| latched | {found['latched'] or 'no'} |",
         f"| chunks, actions that came late | {found['chunks']}, {found['dropped_actions']} |",
-        f"| blocks put down, mean of their best coverages | {len(best)}, {np.mean(best):.2f} |",
+        f"| blocks pushed, mean of their best coverages | {len(best)}, {np.mean(best):.2f} |",
         "",
         "| time [ms] | p50 | p95 | p99 | max |",
         "|---|---|---|---|---|",

@@ -95,12 +95,11 @@ class Controller:
         rate: float,
         interpolate: bool = True,
         dry_run: bool = False,
-        priority: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Control at `rate` [Hz]. `dry_run` sends nothing; `priority` > 0 asks for SCHED_FIFO where that is allowed."""
+        """Control at `rate` [Hz]; `dry_run` does everything but send."""
         self.robot, self.source, self.manifest, self.recorder = robot, source, manifest, recorder
-        self.period, self.dry_run, self._priority, self._clock = 1.0 / rate, dry_run, priority, clock
+        self.period, self.dry_run, self._clock = 1.0 / rate, dry_run, clock
         self.shield = Shield(manifest, self.period, rest=robot.rest)
         self.timeline = Timeline(manifest.control_period, interpolate=interpolate)
         self.auditor = Auditor(manifest.safety, self.period)
@@ -123,7 +122,7 @@ class Controller:
 
     def run(self, seconds: float, stop: threading.Event | None = None) -> Report:
         """Control for `seconds`, or until `stop` is set; then brake to rest. Call `start` before."""
-        with undisturbed(self._priority):
+        with undisturbed():
             begin = self._clock()
             index = self._periods(
                 begin, 0, lambda now: now - begin >= seconds or bool(stop and stop.is_set())
@@ -248,13 +247,23 @@ class Controller:
 
 
 @contextmanager
-def undisturbed(priority: int) -> Iterator[None]:
-    """Keep the garbage collector from what is there already and, with `priority` > 0, run under SCHED_FIFO.
-
-    Where the system does not allow that, it is logged and the run goes on as it is.
-    """
+def undisturbed() -> Iterator[None]:
+    """Keep the garbage collector from looking again and again at what is there already."""
     gc.collect()
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def realtime(priority: int) -> Iterator[None]:
+    """Run this thread, and those that it starts meanwhile, under SCHED_FIFO with `priority`; 0 changes nothing.
+
+    Enter it before a client is made: its thread holds the interpreter's lock now and then, and must not be kept from
+    giving it back. Where the system does not allow it, that is logged, and everything goes on as it is.
+    """
     before = None
     if priority > 0:
         try:
@@ -268,4 +277,3 @@ def undisturbed(priority: int) -> Iterator[None]:
     finally:
         if before is not None:
             os.sched_setscheduler(0, *before)
-        gc.unfreeze()

@@ -5,7 +5,6 @@ FOLDER/controller.json and what was seen and sent into FOLDER/track.npz; the bla
 """
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffpolicy.deploy.client import PolicyClient
-from diffpolicy.deploy.controller import Controller, Report
+from diffpolicy.deploy.controller import Controller, Report, realtime
 from diffpolicy.deploy.push_arm import PushArm
 from diffpolicy.deploy.recorder import Recorder
 
@@ -55,33 +54,38 @@ def play(uri: str, folder: Path, seconds: float, rate: float, seed: int, priorit
 
     Raises DeployError if no server answers at `uri` within a minute.
     """
-    client = PolicyClient(uri)
-    try:
-        manifest = client.wait(PATIENCE)
-        robot = TracedArm(seed, round((seconds + 5.0) * rate))
-        recorder = Recorder(manifest, 1.0 / rate, folder / "trips")
-        controller = Controller(robot, client, manifest, recorder, rate=rate, priority=priority)
-        client.shield_counts = controller.shield.counts
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        controller.start()
-        report = controller.run(seconds, stop)
-        document = {
-            "report": asdict(report),
-            "coverages": [round(value, 4) for value in robot.coverages],
-            "client": client.counts,
-            "events": [event._asdict() for event in controller.shield.events],
-            "failed_records": recorder.failures,
-            "pid": os.getpid(),
-        }
-        (folder / "controller.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-        np.savez_compressed(
-            folder / "track.npz", commands=robot.commands[: robot.sent], states=robot.states[: robot.sent]
-        )
-        return report
-    finally:
-        client.close()
+    with realtime(priority):
+        client = PolicyClient(uri)
+        try:
+            return _play(client, folder, seconds, rate, seed)
+        finally:
+            client.close()
+
+
+def _play(client: PolicyClient, folder: Path, seconds: float, rate: float, seed: int) -> Report:
+    manifest = client.wait(PATIENCE)
+    robot = TracedArm(seed, round((seconds + 5.0) * rate))
+    recorder = Recorder(manifest, 1.0 / rate, folder / "trips")
+    controller = Controller(robot, client, manifest, recorder, rate=rate)
+    client.shield_counts = controller.shield.counts
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    controller.start()
+    report = controller.run(seconds, stop)
+    document = {
+        "report": asdict(report),
+        "coverages": [round(value, 4) for value in robot.coverages],
+        "client": client.counts,
+        "events": [event._asdict() for event in controller.shield.events],
+        "failed_records": recorder.failures,
+        "weights_sha256": manifest.weights_sha256,
+    }
+    (folder / "controller.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    np.savez_compressed(
+        folder / "track.npz", commands=robot.commands[: robot.sent], states=robot.states[: robot.sent]
+    )
+    return report
 
 
 if __name__ == "__main__":

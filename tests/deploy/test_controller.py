@@ -9,7 +9,7 @@ import pytest
 from controlling import PERIOD, Circle, ToyRobot, assert_held, controller, manifest, run
 
 from diffpolicy.deploy import controller as module
-from diffpolicy.deploy.controller import Samples
+from diffpolicy.deploy.controller import Samples, realtime
 from diffpolicy.deploy.local import LocalSource
 
 
@@ -48,16 +48,20 @@ def test_a_dry_run_sends_nothing(tmp_path: Path) -> None:
 
 
 def test_sched_fifo_is_asked_for_and_not_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: Any) -> None:
+    asked = []
+
+    def refuse(process: int, policy: int, parameters: Any) -> None:
+        asked.append((policy, parameters.sched_priority))
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(module.os, "sched_setscheduler", refuse)
-    control, robot = run(tmp_path, Circle(), seconds=0.3, priority=50)
-    assert "no SCHED_FIFO" in caplog.text
-    assert control.report.sent > 5
-    assert_held(robot)
+    with realtime(0):
+        assert asked == []
+    with realtime(50):
+        assert asked == [(module.os.SCHED_FIFO, 50)]
+    assert "no SCHED_FIFO (" in caplog.text
 
 
 def test_requests_come_early_enough_for_the_measured_delay(tmp_path: Path) -> None:
