@@ -27,13 +27,15 @@ from diffpolicy.refinement.imagination import Imagination, ImaginationConfig
 from diffpolicy.refinement.values import BranchValues
 from world_models import ImaginedEnv
 
+UNSEEN = 1e6  # the deviation of a column that is not to be seen
+
 
 @dataclass(frozen=True)
 class CloneConfig:
     """Behaviour cloning: `updates` of `batch` transitions of episodes that cost at most `max_cost`, None for all.
 
-    Observations are standardised by deviations of at least `least_deviation`: what hardly moves in a few demonstrations
-    (a gripper that stays open) would otherwise decide everything where it does move.
+    Columns of the observations that deviate by less than `least_deviation` are not seen: where a gripper stayed open in
+    the few demonstrations there are, what a network makes of a closing one is left to chance, and decides everything.
     """
 
     updates: int = 4000
@@ -94,7 +96,8 @@ def cloner(
     """Return the learner of a Gaussian policy that clones a dataset: supervised fine-tuning of a fresh network."""
     generator = torch.Generator().manual_seed(seed)
     fitted = Standardizer.fit(dataset)
-    standardizer = Standardizer(fitted.mean, fitted.std.clamp(min=config.least_deviation))
+    still = dataset.observations[dataset.rows].std(0, correction=0) < config.least_deviation
+    standardizer = Standardizer(fitted.mean, torch.where(still, UNSEEN, fitted.std))
     network = GaussianNetwork(standardizer, dataset.action_size, policy.hidden, generator).to(device)
     model = gaussian_model(network)
     data = demonstrated_actions(dataset, cheap_transitions(dataset, config.max_cost), device)
