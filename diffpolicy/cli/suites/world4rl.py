@@ -108,7 +108,8 @@ def real_episodes(
 ) -> tuple[list[Any], Confusion]:
     """Return real episodes of one batch, and what the model makes of their actions."""
     recorder = Recorder()
-    played = play(policy, vector, seeds, record=recorder, until_success=True)
+    # To the horizon, successful or not: a model that sees success a step too late sees it all the same.
+    played = play(policy, vector, seeds, record=recorder)
     return played, replay_confusion(world.model, recorder.dataset(played))
 
 
