@@ -15,6 +15,7 @@ SUITES = {
     "safe-refine": "diffpolicy.cli.suites.safe_refine",
     "align-pusht": "diffpolicy.cli.suites.align_pusht",
     "world-model": "diffpolicy.cli.suites.world_model",
+    "deploy": "diffpolicy.cli.suites.deploy",
     "world4rl": "diffpolicy.cli.suites.world4rl",
 }
 
