@@ -14,6 +14,7 @@ from diffpolicy.alignment import Aligner
 from diffpolicy.cli.common import compute_device
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.refine_choice import imagined_judge
 from diffpolicy.cli.refine_results import Side, measure, table
 from diffpolicy.cli.refine_subjects import Subject, clone_subject, critics_weights, load_subject
 from diffpolicy.cli.refine_world import World, load_world
@@ -32,7 +33,7 @@ RELEASE = "release.json"
 RELEASED = "released"  # folder of the policy that may be used, beside the run's own checkpoints
 NOT_LEARNT_FROM = ("run", "device", "threads", "progress", "checkpoint_every", "log_every")
 FILES = ("start", "world", "data", "critics")  # told apart by what is in them, not by where they are
-AFTERWARDS = ("gate", "deploy", "episodes", "episodes_seed", "save_refused")
+AFTERWARDS = ("choose_every", "gate", "deploy", "episodes", "episodes_seed", "save_refused")
 
 
 def main(cfg: DictConfig) -> None:
@@ -56,15 +57,17 @@ def main(cfg: DictConfig) -> None:
     limit = float(cfg.limit) if world.task.score == "return" else None
     before = measure(cfg, world, start.policy())
     check_start(before.imagined, world.known_uncertainty, limit if costly else None, gate)
-    learner = start.learner(cfg)
-    checkpoint = training.run(
+    learner, chooser = start.learner(cfg), imagined_judge(cfg, world, gate, limit if costly else None)
+    last = training.run(
         learner,
         run,
         stored_config(cfg, world, start),
         checkpoint_every=cfg.checkpoint_every,
         log_every=cfg.log_every,
         progress=cfg.progress,
+        judge=chooser,
     )
+    checkpoint = last if chooser is None else training.best_checkpoint(run)
     take(learner, checkpoint)
     after = measure(cfg, world, start.policy())
     release = decide(world, after, gate, limit)

@@ -19,6 +19,7 @@ SMALL = [
     "refine.iterations=2",
     "refine.updates=2",
     "refine.imagination.warm_up=1",
+    "choose_every=1",
     "value.hidden=[16]",
     "value.data_epochs=1",
     "checkpoint_every=2",
@@ -59,7 +60,9 @@ def test_it_clones_refines_judges_and_releases_what_evaluate_takes(
     assert verdict["world_model_sha256"] == training.digest(load_world_model(source).state_dict())
     assert load_policy(released, "sampled").observation_horizon == 1
     curves = training.read_curves(run)
-    assert {"multiplier", "reward", "cost", "uncertainty", "value/cost"} <= set(curves)
+    assert {"multiplier", "reward", "cost", "uncertainty", "value/cost", "imagined/return"} <= set(curves)
+    scores = {int(step): score for step, score in json.loads((run / "judged.json").read_text()).items()}
+    assert released.step == max(scores, key=lambda step: (scores[step], step)) in (2, 4)
     measured = json.loads((run / "release.json").read_text())["measured"]
     assert len(measured["start"]["real"]["returns"]) == 2
     scores = tmp_path / "scores"

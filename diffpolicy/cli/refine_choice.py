@@ -1,0 +1,57 @@
+"""Which checkpoint of a refinement counts: the one that earns most in whole imagined episodes within the gate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from diffpolicy import training
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.refine_subjects import MEAN
+from diffpolicy.cli.refine_world import World
+from diffpolicy.policies import load_policy
+from diffpolicy.refinement import GateConfig, imagine_episodes, judge
+
+SEED = 1  # not that of the gate: what is chosen by some episodes is judged by others
+REFUSED = 100.0  # off the score: more than returns, as the benchmark normalises them, are apart
+
+
+@dataclass
+class ImaginedJudge:
+    """Plays whole imagined episodes of checkpoints as they are to be deployed; a `training.Judge`.
+
+    Branches are short and begin anywhere in the data: what they earn and cost is not what episodes do. Among
+    checkpoints that the gate would release the one with the highest return is chosen, otherwise the cheapest.
+    """
+
+    world: World
+    gate: GateConfig
+    deploy: str
+    limit: float | None
+    every: int
+
+    def __call__(self, checkpoint: Path) -> training.Verdict:
+        """Play the same episodes every time."""
+        policy = load_policy(training.read_checkpoint(checkpoint), self.deploy, device=self.world.device)
+        imagined = imagine_episodes(policy, self.world.frozen, SEED)
+        found = judge(imagined, self.world.known_uncertainty, self.gate, limit=self.limit)
+        earned = self.world.task.normalized_return(found.figures["imagined_return"])
+        cost, ratio = found.figures["imagined_cost"], found.figures["uncertainty_ratio"]
+        score = earned if found.released else -REFUSED - ratio - cost / (self.limit or 1.0)
+        values = {"imagined/return": earned, "imagined/cost": cost, "imagined/uncertainty": ratio}
+        return training.Verdict(score, values)
+
+
+def imagined_judge(
+    cfg: DictConfig, world: World, gate: GateConfig, limit: float | None
+) -> ImaginedJudge | None:
+    """Return who chooses between checkpoints; None where nobody is asked to, or success counts.
+
+    Success in imagination is what was optimised, so nothing is chosen by it; costs do not matter without a `limit`.
+    """
+    if cfg.choose_every is None or world.task.score != "return":
+        return None
+    if cfg.choose_every < 1:
+        raise ConfigError(f"choose_every={cfg.choose_every} must be at least 1 roll-out, or null for none")
+    deploy = MEAN if cfg.deploy is None else str(cfg.deploy)
+    return ImaginedJudge(world, gate, deploy, limit, int(cfg.choose_every) * int(cfg.refine.updates))
