@@ -47,7 +47,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a whole decision, of `decisions` timed ones."""
+    """Milliseconds of a whole decision, of `decisions` timed ones.
+
+    `cpu_` is the processor time of the deciding thread: what other work on the machine adds is not in it.
+    """
 
     runtime: str
     decisions: int
@@ -55,6 +58,8 @@ class Latency:
     p95: float
     p99: float
     max: float
+    cpu_p50: float
+    cpu_p99: float
 
 
 def random_readings(policy: Deployable, count: int, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -120,7 +125,7 @@ def outcomes(run: Run, calls: Sequence[Inputs]) -> list[Inputs]:
 
 def latencies(players: Mapping[str, Player], readings: Mapping[str, Array], decisions: int) -> list[Latency]:
     """Time whole decisions of each player, in turns of 50 so that a busy machine is as unfair to one as to another."""
-    spent: dict[str, list[float]] = {name: [] for name in players}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in players}
     ahead = {name: _driver(player, readings) for name, player in players.items()}
     for drive in ahead.values():
         drive(WARM_UP)
@@ -130,23 +135,25 @@ def latencies(players: Mapping[str, Player], readings: Mapping[str, Array], deci
     return [_latency(name, times) for name, times in spent.items()]
 
 
-def _latency(name: str, times: list[float]) -> Latency:
-    p50, p95, p99 = (float(np.percentile(times, q)) for q in QUANTILES)
-    return Latency(name, len(times), p50, p95, p99, max(times))
+def _latency(name: str, times: list[tuple[float, float]]) -> Latency:
+    wall, processor = np.array(times).T
+    p50, p95, p99 = (float(np.percentile(wall, q)) for q in QUANTILES)
+    cpu_p50, cpu_p99 = (float(np.percentile(processor, q)) for q in (50, 99))
+    return Latency(name, len(times), p50, p95, p99, float(wall.max()), cpu_p50, cpu_p99)
 
 
-def _driver(player: Player, readings: Mapping[str, Array]) -> Callable[[int], list[float]]:
-    """Return a function that makes some more decisions and returns their times [ms]."""
+def _driver(player: Player, readings: Mapping[str, Array]) -> Callable[[int], list[tuple[float, float]]]:
+    """Return a function that makes some more decisions and returns their wall-clock and processor times [ms]."""
     count, memory, made = len(readings["state"]), player.start(0), 0
 
-    def drive(decisions: int) -> list[float]:
+    def drive(decisions: int) -> list[tuple[float, float]]:
         nonlocal memory, made
         times = []
         for _ in range(decisions):
             seen = {name: reading[made % count] for name, reading in readings.items()}
-            begun = time.perf_counter()
+            begun, worked = time.perf_counter(), time.thread_time()
             _, memory, _, _ = player.act(seen, memory)
-            times.append(1e3 * (time.perf_counter() - begun))
+            times.append((1e3 * (time.perf_counter() - begun), 1e3 * (time.thread_time() - worked)))
             made += 1
         return times
 

@@ -56,12 +56,14 @@ def markdown(
     if latencies:
         lines += [
             "",
-            f"A whole decision, from the reading to actions{f', on {machine}' if machine else ''}, one thread [ms]:",
+            f"A whole decision, from the reading to actions{f', on {machine}' if machine else ''}, one thread [ms]; "
+            "cpu is the thread's processor time, without what other work on the machine adds:",
             "",
-            "| runtime | decisions | p50 | p95 | p99 | max |",
-            "|---|---|---|---|---|---|",
+            "| runtime | decisions | p50 | p95 | p99 | max | cpu p50 | cpu p99 |",
+            "|---|---|---|---|---|---|---|---|",
             *(
-                f"| {row.runtime} | {row.decisions} | {row.p50:.3f} | {row.p95:.3f} | {row.p99:.3f} | {row.max:.3f} |"
+                f"| {row.runtime} | {row.decisions} | {row.p50:.3f} | {row.p95:.3f} | {row.p99:.3f} | {row.max:.3f} | "
+                f"{row.cpu_p50:.3f} | {row.cpu_p99:.3f} |"
                 for row in latencies
             ),
         ]

@@ -56,6 +56,9 @@ def chunk_checkpoint(
     actions = torch.rand(200, 8, 2, generator=drawn) * 1.6 - 0.8
     actions[..., list(discrete)] = actions[..., list(discrete)].sign()
     model.fit(states, actions)
+    with torch.no_grad():  # layers that begin at zero would hide what they are given
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=drawn))
     manifest = {
         "method": "diffusion",
         "seed": 0,
