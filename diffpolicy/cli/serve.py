@@ -9,20 +9,23 @@ from omegaconf import DictConfig
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.deploy.chunks import Runtime
+from diffpolicy.deploy.feasibility import FeasibleRuntime
 from diffpolicy.deploy.server import ServerConfig, serve_forever
 
 SWITCH = (
     0.0005  # [s] after which a thread that computes in Python lets the other one run; the default is 5 ms
 )
-OF_A_CHECKPOINT = ("arm", "member", "limits")
-NOT_THE_SERVER_S = (*OF_A_CHECKPOINT, "checkpoint", "export", "device", "threads", "run")
+OF_A_CHECKPOINT = ("arm", "seed", "safety")
+NOT_THE_SERVER_S = (*OF_A_CHECKPOINT, "checkpoint", "export", "attempts", "device", "threads", "run")
 
 
 def main(cfg: DictConfig) -> None:
     """Serve `cfg.checkpoint` or `cfg.export` until the process is told to stop."""
     options = {str(key): value for key, value in cfg.items() if key not in NOT_THE_SERVER_S}
     config = build(ServerConfig, options)
-    runtime = load_runtime(cfg)
+    if not isinstance(cfg.attempts, int) or cfg.attempts < 1:
+        raise ConfigError(f"attempts={cfg.attempts} counts the first decision too: at least 1")
+    runtime = FeasibleRuntime(load_runtime(cfg), attempts=cfg.attempts)
     manifest = runtime.manifest
     sys.setswitchinterval(SWITCH)
 
@@ -53,4 +56,4 @@ def load_runtime(cfg: DictConfig) -> Runtime:
     from diffpolicy.deploy.torch_runtime import TorchRuntime
 
     compute_device(cfg)
-    return TorchRuntime(Path(cfg.checkpoint), cfg.arm, seed=cfg.member, limits=cfg.limits)
+    return TorchRuntime(Path(cfg.checkpoint), cfg.arm, seed=cfg.seed, limits=cfg.safety)

@@ -143,7 +143,7 @@ class Decisions:
         if session.stamp is None or request.stamp is None or session.memory is None:
             return None
         steps = (request.stamp - session.stamp) * self.manifest.control_rate
-        return min(round(steps), self.manifest.horizon) if steps >= 0.5 else None
+        return min(max(round(steps), 1), self.manifest.horizon) if steps >= 0.0 else None
 
     def _decide(self, observation: dict[str, NDArray[Any]], memory: Any, elapsed: int | None) -> Decision:
         """Ask the policy (in the worker thread); whatever happens inside it becomes a refusal."""

@@ -56,7 +56,7 @@ class ServerConfig:
     handshake_timeout: float = 10.0
     ping_timeout: float = 20.0
     idle_timeout: float = 300.0
-    seed: int = 0
+    noise_seed: int = 0
 
     def __post_init__(self) -> None:
         times = ("handshake_timeout", "ping_timeout", "idle_timeout", "deadline")
@@ -67,6 +67,7 @@ class ServerConfig:
         if not 0 <= self.port < 2**16:
             raise ServerError(f"port is from 0 (any free one) to 65535, got {self.port}")
         access.check_exposure(self.host, self.allow_remote, self.token)
+        access.tls_context(self.tls_cert, self.tls_key)
 
 
 class PolicyServer:
@@ -75,7 +76,7 @@ class PolicyServer:
     def __init__(self, runtime: Runtime, config: ServerConfig) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.decisions = Decisions(runtime, self.metrics, config.deadline, config.seed)
+        self.decisions = Decisions(runtime, self.metrics, config.deadline, config.noise_seed)
         self.url = ""
         self._ready = asyncio.Event()
         self._sessions: set[Session] = set()
