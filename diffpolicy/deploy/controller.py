@@ -110,6 +110,7 @@ class Controller:
         self._sequence, self._next_request = 0, -np.inf
         self._stop: str | None = None
         self._ended = False
+        self._restart = threading.Event()
         self._trips = 0
 
     def start(self) -> None:
@@ -141,6 +142,10 @@ class Controller:
         """Brake to rest and stay there until `start`; the first reason is kept."""
         self._stop = self._stop or reason
 
+    def restart(self) -> None:
+        """Have the running loop `start` again at its next period; a person's decision, from any thread."""
+        self._restart.set()
+
     def _periods(
         self, begin: float, index: int, over: Callable[[float], bool], *, ending: bool = False
     ) -> int:
@@ -168,6 +173,9 @@ class Controller:
     def tick(self, lateness: float = 0.0) -> None:
         """One control period: read, ask, choose, shield, send, record. Never raises for robot, source or disk."""
         try:
+            if self._restart.is_set():
+                self._restart.clear()
+                self.start()
             observation, stamp = self.robot.read()
         except Exception as error:
             observation, stamp = {}, self._clock()
