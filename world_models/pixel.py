@@ -61,9 +61,11 @@ class PixelWorldModel(nn.Module):
         super().__init__()
         self.config, self.action_size = config, action_size
         size = SIZES[config.network]
-        inputs = 3 * (config.history + 1) + 2 * config.coordinates
+        inputs = 3 * (config.history + 1) + config.maps * (2 + config.history * action_size)
         self.unet = UNet2D(inputs, 3, size, generator)
         self.actions = linear(config.history * action_size * config.bins, size.condition, generator)
+        # The embedding of all actions together varies like that of the noise level, or it would long go unheard.
+        nn.init.normal_(self.actions.weight, std=(config.history * action_size) ** -0.5, generator=generator)
         self.expand = linear(size.condition, size.condition, generator)
         self.contract = linear(size.condition, size.condition, generator)
         self.heads = OutcomeHeads(config.history, config.size, generator)
@@ -75,7 +77,7 @@ class PixelWorldModel(nn.Module):
         # The column and the row of each pixel, from -1 to 1 (Liu et al. 2018, "CoordConv").
         span = torch.linspace(-1.0, 1.0, config.size, device=self.actions.weight.device)
         places = torch.stack(torch.meshgrid(span, span, indexing="xy"))
-        self.register_buffer("places", places if config.coordinates else places[:0], persistent=False)
+        self.register_buffer("places", places, persistent=False)
         tasks = torch.empty(config.tasks, size.condition, device=self.actions.weight.device)
         self.tasks = nn.Parameter(tasks.normal_(generator=generator)) if config.tasks > 1 else None
 
@@ -128,11 +130,17 @@ class PixelWorldModel(nn.Module):
     def raw(self, noisy: Tensor, factors: Preconditioning, window: FrameWindow) -> Tensor:
         """Return what the network says (B, 3, S, S) of what is drawn with noise on it, for factors (B,)."""
         shown = to_pixels(window.observations).flatten(1, 2) / self.config.noise.data
-        places = self.places.expand(len(noisy), -1, -1, -1)
-        maps = torch.cat([shown, factors.c_in[:, None, None, None] * noisy, places], dim=1)
+        maps = torch.cat([shown, factors.c_in[:, None, None, None] * noisy, *self._maps(window)], dim=1)
         with torch.autocast(maps.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             output: Tensor = self.unet(maps, self.condition(window, factors.c_noise))
         return output.float()
+
+    def _maps(self, window: FrameWindow) -> list[Tensor]:
+        """Return places (B, 2, S, S) and actions (B, L A, S, S), the same everywhere (Finn et al. 2016), or nothing."""
+        if not self.config.maps:
+            return []
+        shape = (len(window.actions), -1, self.config.size, self.config.size)
+        return [self.places.expand(shape), window.actions.flatten(1)[:, :, None, None].expand(shape)]
 
     def denoise(self, noisy: Tensor, sigma: Tensor, window: FrameWindow) -> Tensor:
         """Return the predicted clean values (B, 3, S, S) of noisy ones at noise levels sigma (B,)."""

@@ -47,17 +47,18 @@ class PixelConfig:
 
     `network` is one of "tiny", "diamond" and "world4rl". What is drawn by diffusion is the next "frame", as
     published, or its "change" from the last one, scaled to the deviation that pixels are taken to have: a network
-    that says nothing then repeats the last frame, and only what moves is left to learn. With `bfloat16`
-    convolutions are of that precision, weights and optimiser are not. Frames have `size` pixels on a side, and
-    `history` of them are shown with the actions taken on them, two-hot in `bins`. A frame is predicted
-    `autoregressive` times in a row in an update, from the model's own frames after the first. `camera` may be left
-    out where there is one only. A transition is a success if its reward reaches `success_reward`. The optimiser is
-    DIAMOND's: AdamW, its rate growing over `warm_up` updates, and gradients clipped at a norm of 1.
+    that says nothing then repeats the last frame, and only what moves is left to learn. With `maps` the network is
+    shown, as channels, where each pixel is and what the actions are, so that a place that an action names is soon
+    found. With `bfloat16` convolutions are of that precision, weights and optimiser are not. Frames have `size`
+    pixels on a side, and `history` of them are shown with the actions taken on them, two-hot in `bins`. A frame is
+    predicted `autoregressive` times in a row in an update, from the model's own frames after the first. `camera`
+    may be left out where there is one only. A transition is a success if its reward reaches `success_reward`. The
+    optimiser is DIAMOND's: AdamW, its rate growing over `warm_up` updates, and gradients clipped at a norm of 1.
     """
 
     network: str = "tiny"
     predicts: str = "frame"
-    coordinates: bool = False
+    maps: bool = False
     bfloat16: bool = False
     size: int = 48
     history: int = 4

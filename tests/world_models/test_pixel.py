@@ -11,6 +11,7 @@ from world_models.frames import FrameWindows
 from world_models.outcomes import OutcomeHeads
 from world_models.pixel import PixelWorldModel, preconditioning, to_frames, to_pixels
 from world_models.pixel_config import PixelConfig, PixelNoise
+from world_models.two_hot import encode
 from world_models.windows import FrameWindow
 
 from .square_world import square_world
@@ -140,6 +141,25 @@ def test_actions_of_every_step_tasks_and_noise_levels_are_listened_to():
         assert torch.equal(changed[1:], told[1:])
     assert (model.condition(window._replace(tasks=torch.ones_like(window.tasks)), c_noise) != told).any()
     assert (model.condition(window, c_noise + 0.1) != told).any()
+
+
+def test_maps_show_where_pixels_are_and_what_the_actions_are():
+    model, window = made(replace(SMALL, maps=True)), moments()
+    places, actions = model._maps(window)
+    assert places[1, :, 0, 0].tolist() == [-1.0, -1.0]
+    assert places[1, :, 0, -1].tolist() == [1.0, -1.0]  # column, row
+    assert torch.equal(actions[:, 3, 5, 2], window.actions[:, 1, 1])
+    nn.init.zeros_(model.actions.weight)
+    noisy, sigma = torch.zeros(3, 3, 8, 8), torch.ones(3)
+    other = window._replace(actions=-window.actions)
+    assert (model.denoise(noisy, sigma, window) != model.denoise(noisy, sigma, other)).any()
+
+
+def test_all_actions_together_are_heard_as_well_as_the_noise_level():
+    model = PixelWorldModel(PixelConfig(size=8, history=2), 3, torch.Generator().manual_seed(0))
+    one = encode(2.0 * torch.rand(64, 2, 3, generator=torch.Generator().manual_seed(1)) - 1.0, 21)
+    heard = one.flatten(1) @ model.actions.weight.T
+    assert 0.5 < heard.std() < 1.2
 
 
 def test_what_is_imagined_is_a_function_of_the_generator():

@@ -24,6 +24,7 @@ from diffpolicy.cli.suites.results import header, write
 from diffpolicy.cli.suites.world_model_closed import clone, imagined, really
 from diffpolicy.cli.suites.world_model_document import Found, gaps, markdown, targets
 from diffpolicy.cli.suites.world_model_figures import write_figures
+from diffpolicy.cli.suites.world_model_pixels import pixel_markdown, pixel_rows
 from diffpolicy.cli.train_world_model import split, train
 from diffpolicy.collection import CollectConfig, collect
 from world_models import StateWorldModel, load_world_model
@@ -44,6 +45,7 @@ def main(cfg: DictConfig) -> None:
         opened, played = run_task(task_config(cfg, str(name)), task, console)
         found += opened
         closed += played
+    pixels = pixel_rows(cfg, console)
     document = {
         **header(),
         "default": cfg.default,
@@ -54,12 +56,14 @@ def main(cfg: DictConfig) -> None:
         "rows": [row for one in found for row in one.rows],
         "models": [one.summary for one in found],
         "closed_loop": closed,
+        "pixels": pixels["rows"],
         "targets": targets(
             found, cfg.default, cfg.headline_steps, cfg.target.horizon, cfg.target.gain, cfg.target.no_worse
-        ),
+        )
+        + pixels["targets"],
     }
     path = Path(cfg.results)
-    write(document, markdown(document), path)
+    write(document, markdown(document) + pixel_markdown(pixels), path)
     for figure in write_figures(document, path):
         console.print(f"figure: {figure}")
 

@@ -58,6 +58,7 @@ def test_a_small_suite_runs_and_goes_on(tmp_path: Path) -> None:
         "world-model",
         f"run={tmp_path / 'run'}",
         f"results={results}",
+        "pixels.data=nowhere.zarr",
         f"data_folder={tmp_path}",
         *(
             f"~tasks.{name}"
