@@ -36,6 +36,8 @@ class CloneConfig:
 
     Columns of the observations that deviate by less than `least_deviation` are not seen: where a gripper stayed open in
     the few demonstrations there are, what a network makes of a closing one is left to chance, and decides everything.
+    The columns `unseen` are not seen either: of a frame and the one before, a clone learns to repeat its last movement
+    (causal confusion, de Haan et al. 2019).
     """
 
     updates: int = 4000
@@ -43,6 +45,7 @@ class CloneConfig:
     learning_rate: float = 1e-3
     max_cost: float | None = None
     least_deviation: float = 0.0
+    unseen: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if min(self.updates, self.batch) < 1 or not self.learning_rate > 0.0 or self.least_deviation < 0.0:
@@ -97,6 +100,7 @@ def cloner(
     generator = torch.Generator().manual_seed(seed)
     fitted = Standardizer.fit(dataset)
     still = dataset.observations[dataset.rows].std(0, correction=0) < config.least_deviation
+    still[config.unseen] = True
     standardizer = Standardizer(fitted.mean, torch.where(still, UNSEEN, fitted.std))
     network = GaussianNetwork(standardizer, dataset.action_size, policy.hidden, generator).to(device)
     model = gaussian_model(network)

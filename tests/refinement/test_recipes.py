@@ -50,5 +50,6 @@ def test_a_clone_does_not_see_what_hardly_moves(line: Any) -> None:
 
     plain, chosen = (scale(CloneConfig(1, 8, least_deviation=least)) for least in (0.0, 0.5))
     assert torch.equal(chosen, torch.stack([plain[0], torch.tensor(UNSEEN)]))  # a place, and a constant
+    assert scale(CloneConfig(1, 8, unseen=[0])).tolist() == [UNSEEN, 1.0]
     with pytest.raises(RefinementError, match="cloning takes updates"):
         CloneConfig(least_deviation=-1.0)
