@@ -42,7 +42,13 @@ class SafestChunk:
 
 
 def play(
-    checkpoint: Path, task: envs.Task, arm: str, member: int, episodes: int, seed: int, attempts: int
+    checkpoint: Path,
+    task: envs.Task,
+    arm: str,
+    member: int,
+    episodes: int,
+    seed: int,
+    attempts: int,
 ) -> dict[str, Any]:
     """Play `episodes` of the bad policy of training seed `member` as `arm` says; plain lists, one entry per episode.
 
@@ -97,6 +103,7 @@ class _Episode:
         now = self.steps * self._period
         self.steps += 1
         if self._shield is None:
+            self.auditor.add(chunk.actions[0].astype(np.float64))
             return np.asarray(chunk.actions[0], np.float32)
         proposal = Proposal(chunk.actions[0], now + self._period, chunk.feasible, chunk.flags)
         # Of the feasibility step's arm the critics are asked; of the other only the limits are wanted.
