@@ -19,6 +19,7 @@ from diffpolicy.deploy.graphs import Graph
 from diffpolicy.deploy.parity import (
     TOLERANCE,
     Difference,
+    Inputs,
     Latency,
     compare,
     graph_inputs,
@@ -118,38 +119,50 @@ def _write(
     manifest = runtime.manifest
     (folder / MANIFEST).write_text(manifest.to_json() + "\n")
     spec = player_spec(runtime.graphs, manifest) | {"format": format, "tolerance": TOLERANCE}
-    kinds = {"random": random_readings(runtime.policy, samples, SEED)}
+    readings = {"random": random_readings(runtime.policy, samples, SEED)}
     if real is not None:
-        kinds["real"] = {name: reading[:samples] for name, reading in real.items()}
+        readings["real"] = {name: reading[:samples] for name, reading in real.items()}
+    calls, expected = _reference(runtime.graphs.graphs, readings)
+    spec["scales"] = _scales(expected[COLD, "random"], manifest.action.low, manifest.action.high)
     differences, golden, runs = [], dict[str, Array](), dict[str, Run]()
-    plans: dict[str, Array | None] = dict.fromkeys(kinds)
     for name, graph in runtime.graphs.graphs.items():
-        calls = {kind: graph_inputs(graph, seen, plans[kind], SEED) for kind, seen in kinds.items()}
-        spec["graphs"][name]["file"] = path = f"{name}.{format}"
-        _compile(graph, calls["random"][0], folder / path, format, threads)
+        path = folder / f"{name}.{format}"
+        spec["graphs"][name]["file"] = path.name
+        compile_graph(graph, calls[name, "random"][0], path, format, threads)
         if format == "onnx":
-            _annotate(folder / path, manifest.as_dict())
-        runs[name] = load(folder / path, spec["graphs"][name], threads)
-        for kind, given in calls.items():
-            expected = outcomes(graph.run, given)
-            if name == COLD:
-                spec.setdefault("scales", _scales(expected, manifest.action.low, manifest.action.high))
-                plans[kind] = (
-                    np.concatenate([each["plan"] for each in expected]) if "plan" in expected[0] else None
-                )
-            differences += compare(name, kind, expected, outcomes(runs[name], given), spec["scales"])
-            golden |= _golden(name, given[:GOLDEN_SAMPLES], expected[:GOLDEN_SAMPLES])
+            _annotate(path, manifest.as_dict())
+        runs[name] = load(path, spec["graphs"][name], threads)
+        for kind in readings:
+            given, wanted = calls[name, kind], expected[name, kind]
+            differences += compare(name, kind, wanted, outcomes(runs[name], given), spec["scales"])
+            golden |= _golden(name, given[:GOLDEN_SAMPLES], wanted[:GOLDEN_SAMPLES])
     np.savez(folder / GOLDEN, **golden)  # type: ignore[arg-type]
     shutil.copyfile(run_policy.__file__, folder / "run_policy.py")
     players = {format: Player(spec, runs), "torch": runtime.player}
-    seen = {name: reading[:, -1] for name, reading in kinds.get("real", kinds["random"]).items()}
-    times = latencies(players, seen, decisions) if decisions else []
+    newest = {name: reading[:, -1] for name, reading in readings.get("real", readings["random"]).items()}
+    times = latencies(players, newest, decisions) if decisions else []
     written_report(folder, manifest, format, differences, times, machine)
-    spec["sha256"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
-    spec = json.loads(json.dumps(spec))
+    spec = json.loads(
+        json.dumps(spec | {"sha256": {path.name: file_hash(path) for path in folder.iterdir()}})
+    )
     spec["sha256"][SPEC] = spec_hash(spec)
     (folder / SPEC).write_text(json.dumps(spec, indent=1) + "\n")
     return differences, times
+
+
+def _reference(
+    graphs: Mapping[str, Graph], readings: Mapping[str, Mapping[str, Array]]
+) -> tuple[dict[tuple[str, str], list[dict[str, Array]]], dict[tuple[str, str], list[Inputs]]]:
+    """Return inputs and what PyTorch makes of them, by graph and kind of reading; warm graphs are given cold plans."""
+    calls, expected = {}, {}
+    for kind, seen in readings.items():
+        plans = None
+        for name in sorted(graphs):  # cold, then warm
+            calls[name, kind] = graph_inputs(graphs[name], seen, plans, SEED)
+            expected[name, kind] = outcomes(graphs[name].run, calls[name, kind])
+            if "plan" in graphs[name].outputs:
+                plans = np.concatenate([each["plan"] for each in expected[name, kind]])
+    return calls, expected
 
 
 def load(path: Path, graph: Mapping[str, Any], threads: int) -> Run:
@@ -158,8 +171,8 @@ def load(path: Path, graph: Mapping[str, Any], threads: int) -> Run:
     return loader(path, graph, threads)
 
 
-def _compile(graph: Graph, feed: Mapping[str, Array], path: Path, format: Format, threads: int) -> None:
-    """Write a graph, for inputs of the shapes of `feed`."""
+def compile_graph(graph: Graph, feed: Mapping[str, Array], path: Path, format: Format, threads: int) -> None:
+    """Write a graph to `path` in a format, for inputs of the shapes of `feed`."""
     inputs: tuple[Tensor, ...] = tuple(torch.from_numpy(feed[name].copy()) for name in graph.inputs)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters' own making
