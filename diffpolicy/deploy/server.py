@@ -123,7 +123,7 @@ class PolicyServer:
         try:
             if await self._warm_up(stop):
                 started(self.url)
-                await stop.wait()
+                await _until(stop, tasks)
             await self.decisions.stop()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(
@@ -233,6 +233,16 @@ def serve_forever(runtime: Runtime, config: ServerConfig, started: Callable[[str
         await PolicyServer(runtime, config).run(stop, started)
 
     asyncio.run(main())
+
+
+async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for `stop`, or for a task that ends before, whose exception comes through: nothing may fail in silence."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()
 
 
 async def _send(connection: ServerConnection, session: Session) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from toy_runtime import CHUNK, ToyRuntime, answer, ask, reading, serving, toy_manifest, until
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from diffpolicy.deploy import wire
+from diffpolicy.deploy import decisions, wire
 from diffpolicy.deploy.decisions import WarmUpError
 from diffpolicy.deploy.manifest import Manifest
 from diffpolicy.deploy.server import PolicyServer, ServerConfig, ServerError
@@ -138,6 +139,32 @@ def test_a_late_answer_is_dropped_and_told():
         # The robot never saw those actions: its memory has not moved.
         assert ask(socket, reading(__seq=3))["actions"][0, 0] == 2
         assert served.metrics.refusals["deadline"] == 2
+
+
+def test_a_policy_that_does_not_come_back_is_no_longer_healthy(monkeypatch):
+    monkeypatch.setattr(decisions, "STALL", 0.1)
+    runtime = ToyRuntime()
+    with serving(runtime, deadline=0.01) as served, served.client() as socket:
+        assert ask(socket, reading(5.0, __seq=1))["error"]["code"] == "deadline"
+        until(lambda: served.get("/healthz")[2] == b"stalled\n")
+        assert served.get("/healthz")[0] == 503
+        runtime.gate.set()
+        until(lambda: served.get("/healthz")[0] == 200)
+
+
+def test_a_defect_of_the_server_ends_it_with_its_exception(monkeypatch):
+    def broken(self, *arguments):
+        raise ZeroDivisionError
+
+    def ask_once():
+        with serving() as served, served.client() as socket:
+            socket.send(wire.encode(reading()))
+            with pytest.raises(ConnectionClosed):
+                answer(socket)
+
+    monkeypatch.setattr(decisions.Decisions, "_reply", broken)
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        ask_once()
 
 
 def test_the_newest_request_of_a_client_replaces_the_one_that_waits():

@@ -22,9 +22,12 @@ sys.path.insert(0, sys.argv[1])
 from toy_runtime import ToyRuntime
 from diffpolicy.deploy.server import ServerConfig, serve_forever
 options = dict(pair.split("=") for pair in sys.argv[3:])
+runtime = ToyRuntime()
+if options.pop("never_warm", None):
+    runtime.start = lambda seed: runtime.gate.wait()
 options["deadline"] = float(options.get("deadline", 5))
 config = ServerConfig(port=int(sys.argv[2]), **options)
-serve_forever(ToyRuntime(), config, lambda url: print(url, flush=True))
+serve_forever(runtime, config, lambda url: print(url, flush=True))
 print("stopped")
 """
 
@@ -33,11 +36,11 @@ print("stopped")
 def launch():
     running = []
 
-    def start(*options, port=0):
+    def start(*options, port=0, wait=True):
         command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(port), *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         running.append(process)
-        return process, process.stdout.readline().strip()
+        return process, process.stdout.readline().strip() if wait else ""
 
     yield start
     for process in running:
@@ -73,6 +76,24 @@ def test_a_policy_that_never_returns_does_not_keep_it_from_stopping(launch):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
         assert time.monotonic() - begun < 8
+
+
+def test_a_signal_during_warm_up_ends_it_too(launch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process, _ = launch("never_warm=1", port=port, wait=False)
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends:
+        try:
+            page = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            page.request("GET", "/healthz")
+            break
+        except ConnectionError:
+            time.sleep(0.05)
+    assert page.getresponse().read() == b"warming up\n"
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "stopped\n")
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_it(launch):

@@ -181,7 +181,8 @@ def serving(runtime=None, *, wait=True, **config):
         yield Served(running[0], runtime)
     finally:
         loop, stop = loops[0]
-        loop.call_soon_threadsafe(stop.set)
+        if not failures:
+            loop.call_soon_threadsafe(stop.set)
         thread.join(20)
         assert not thread.is_alive()
-        assert not failures
+        assert not failures, repr(failures)
