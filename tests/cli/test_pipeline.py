@@ -64,7 +64,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("pipeline") / "run"
     program = [sys.executable, "-m", "diffpolicy", "pipeline", f"run={run}", *SMALL, *GENEROUS, COLLECT]
     process = subprocess.Popen(program, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not list(run.glob("world/checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
