@@ -145,7 +145,7 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 f"actions are finite numbers {(self.num_envs, self.model.action_size)}, got {tuple(actions.shape)}"
                 + (" with NaN or infinity" if not actions.isfinite().all() else "")
             )
-        taken = torch.cat([self._window.actions[:, 1:], actions.clamp(-1.0, 1.0)[:, None]], dim=1)
+        taken = torch.cat([self._window.actions[:, :-1], actions.clamp(-1.0, 1.0)[:, None]], dim=1)
         moment = self._window._replace(actions=taken)
         imagined = self._imagine(moment)
         chance = torch.rand(self.num_envs, generator=self._generator, device=self.device)
