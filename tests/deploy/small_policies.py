@@ -25,7 +25,7 @@ NETWORKS = {
 }
 GEOMETRIC = ConditioningConfig("edm", relative=True, dct=True, features="geometric", newest_only=True)
 PLAIN = ConditioningConfig("v")
-GUARDED = "rti_1_0_guard@1"
+GUARDED = "rti_1_0_from_ddim_1_guard@1"
 
 
 def chunk_checkpoint(
@@ -73,7 +73,7 @@ def chunk_checkpoint(
     path = training.write_checkpoint(
         folder, 1, model=model.state_dict(), state={}, config=stored, manifest=manifest
     )
-    limit = Residual(median=0.05, limit=0.119, patience=3)
+    limit = Residual(median=0.05, limit=0.13, patience=3)
     usual = ((2.0, 2.0, 2.0, 2.0, 0.1), (4.0, 4.0, 4.0, 4.0, 0.2))
     ones = (1.0, 1.0)
     Calibration(1, ones, ones, ones, (0.1,), (0.5,), usual, 8.0, (4,), {GUARDED: limit}).save(
