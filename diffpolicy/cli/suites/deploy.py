@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import envs
@@ -54,9 +54,8 @@ def run_soak(cfg: DictConfig, console: Console) -> dict[str, Any]:
         if result["report"]["seconds"] >= cfg.soak.seconds and result["arm"] == cfg.soak.arm:
             return result
     checkpoint = demo_robot.train(Path(cfg.run) / "policy", cfg.soak.updates, console)
-    options = cfg.soak.copy()
-    options.run, options.checkpoint = str(folder), str(checkpoint)
-    demo_robot.main(options)
+    options = {**dict(cfg.soak), "run": str(folder), "checkpoint": str(checkpoint)}
+    demo_robot.main(OmegaConf.create(options))
     made: dict[str, Any] = json.loads(kept.read_text())
     return made
 
