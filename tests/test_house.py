@@ -85,7 +85,7 @@ def test_no_file_is_heavier_than_the_shipped_dataset_may_be():
 def test_every_verb_has_its_module_and_its_configuration(name):
     assert (ROOT / Path(*VERBS[name].module.split("."))).with_suffix(".py").is_file()
     config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
-    assert "base" in config["defaults"]
+    assert {"base", *VERBS} & {str(each) for each in config["defaults"]}  # its own, or as another verb's
     assert Path(config["run"]).is_relative_to(f"runs/{name}")
 
 
@@ -102,6 +102,7 @@ def test_what_is_imported_is_declared():
     wanted += [item for extra in extras for item in project["optional-dependencies"][extra]]
     declared = {re.split(r"[<>=!~;\[ ]", item)[0].lower().replace("-", "_") for item in wanted}
     installed_apart = {"dsrl", "safety_gymnasium", "bullet_safety_gym"}
+    installed_apart |= {"rclpy", "launch", "sensor_msgs", "std_srvs", "trajectory_msgs"}  # with ROS 2
     under_another_name = {
         "sklearn": "scikit_learn",
         "hydra": "hydra_core",
