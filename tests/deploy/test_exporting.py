@@ -43,7 +43,7 @@ def copy(exported: Exported, tmp_path: Path) -> Path:
 
 
 def drive(decisions: int = 8) -> list[np.ndarray[Any, Any]]:
-    steps = np.random.default_rng(0).standard_normal((decisions, 5))
+    steps = np.random.default_rng(0).standard_normal((decisions, 5)) * np.array([1.0, 1.0, 1.0, 1.0, 0.05])
     steps[5, 3] += 90.0  # a leap, which the guard sees
     return list((200.0 + np.cumsum(steps, axis=0)).astype(np.float32))
 
