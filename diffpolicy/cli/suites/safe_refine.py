@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 import envs
@@ -63,7 +63,8 @@ def main(cfg: DictConfig) -> None:
 
 def task_config(cfg: DictConfig, name: str) -> DictConfig:
     """Return the suite's options, changed by what it says of this task."""
-    merged = OmegaConf.merge(cfg, cfg.tasks[name] or {})
+    with open_dict(cfg):  # a task may give options of the world model's that the suite does not name
+        merged = OmegaConf.merge(cfg, cfg.tasks[name] or {})
     assert isinstance(merged, DictConfig)
     return merged
 

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 import envs
 from diffpolicy import evaluation
+from diffpolicy.cli.configs import config_folder
 from diffpolicy.cli.dispatch import dispatch
+from diffpolicy.cli.hydra_verb import HYDRA_VERSION
+from diffpolicy.cli.suites.safe_refine import task_config
 from diffpolicy.cli.suites.safe_refine_document import best_offline, gates_table, targets
 from diffpolicy.evaluation import Episode
 from diffpolicy.evaluation.summary import Episodes
@@ -46,6 +50,14 @@ def test_targets_ask_for_more_return_within_the_limit(split: tuple[float, float]
     assert [one["met"] for one in found] == met
     wanted = (split[0] - 300.0) / (BALL.max_episode_reward - BALL.min_episode_reward)
     assert found[0]["value"] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["BallCircle", "HalfCheetahVelocity", "CarRun"])
+def test_every_tasks_options_are_merged(name: str) -> None:
+    with initialize_config_dir(str(config_folder()), version_base=HYDRA_VERSION):
+        cfg = compose("benchmark", overrides=["suite=safe-refine"])
+    options, sizes = task_config(cfg, name).world_model_options, [256, 256, 256]
+    assert options == ({"hidden": sizes, "updates": 8_000} if name == "HalfCheetahVelocity" else {})
 
 
 def test_verdicts_are_tabulated_with_those_that_were_never_refined() -> None:
