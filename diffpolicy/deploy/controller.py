@@ -167,13 +167,14 @@ class Controller:
                 self._lateness.add(lateness)
 
     def _at_rest(self) -> bool:
+        """Whether the shield has stopped the robot, and it stands."""
         motion = self.shield.state.motion
-        return not motion.velocity.any() and not motion.acceleration.any()
+        return self.shield.latched is not None and not motion.velocity.any() and not motion.acceleration.any()
 
     def tick(self, lateness: float = 0.0) -> None:
         """One control period: read, ask, choose, shield, send, record. Never raises for robot, source or disk."""
         try:
-            if self._restart.is_set():
+            if self._restart.is_set() and not self._ended:
                 self._restart.clear()
                 self.start()
             observation, stamp = self.robot.read()

@@ -1,8 +1,8 @@
 """A two-joint arm in MuJoCo that pushes the T of Push-T over a table, in real time: a robot to try a controller on.
 
-The table is Push-T's arena with a millimetre for a pixel, so that a policy trained on Push-T's demonstrations can move
-the arm: it sees where the tip and the block are [pixel, rad] and says where the tip shall be [pixel]. Physics and servos
-are the robot's own; no policy has seen them. Needs MuJoCo and numpy only.
+The table is Push-T's arena with a millimetre for a pixel, so that a policy trained on Push-T's demonstrations can
+move the arm: it sees where tip and block are [pixel, rad] and says where the tip shall be [pixel]. Physics and servos
+are its own; no policy has seen them. Needs MuJoCo and numpy only.
 """
 
 import time

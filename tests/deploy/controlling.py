@@ -84,7 +84,7 @@ class Circle:
     ) -> tuple[Chunk, int]:
         self.seen.append(observation)
         time.sleep(self.wait)
-        now = float(np.atleast_2d(observation["state"])[-1, 2])
+        now = float(np.nan_to_num(np.atleast_2d(observation["state"])[-1, 2], posinf=0.0, neginf=0.0))
         angle = 1.5 * (now + self.manifest.control_period * np.arange(self.manifest.chunk))
         actions = np.stack([5.0 + 2.0 * np.sin(angle), 0.4 * np.cos(angle)], axis=1).astype(np.float32)
         chunk = Chunk(actions)

@@ -209,11 +209,13 @@ def test_a_server_killed_in_mid_chunk_stops_the_robot_and_is_found_again(tmp_pat
         killed = [0.0]
 
         def kill() -> None:
+            while source.counts["replies"] < 2:
+                time.sleep(0.002)
             server.send_signal(signal.SIGKILL)
             killed[0] = time.monotonic()
 
-        threading.Timer(0.6, kill).start()
-        control.run(2.2)
+        threading.Thread(target=kill, daemon=True).start()
+        control.run(2.5)
         trip = json.loads((tmp_path / "trip-001.json").read_text())
         assert trip["reason"].startswith("watchdog: no usable action")
         # It plays what it has (0.8 s at most), then waits for the watchdog.
@@ -254,8 +256,14 @@ def test_delay_is_lived_with_and_loss_ends_in_a_hold(tmp_path: Path) -> None:
             proxy.delay, proxy.jitter = 0.03, 0.04  # each way
             robot = ToyRobot()
             control = make_controller(robot, source, tmp_path)
-            threading.Timer(1.5, setattr, [proxy, "cut", True]).start()
-            control.run(3.2)
+
+            def cut() -> None:
+                while len(robot.sent) < 70:
+                    time.sleep(0.002)
+                proxy.cut = True
+
+            threading.Thread(target=cut, daemon=True).start()
+            control.run(3.5)
             assert control.report.delay["p50"] >= 60.0
             moved = np.abs(np.diff(np.array(robot.sent)[20:60], axis=0)).max(axis=1)
             assert (moved > 0.0).all()  # it did not stop for the delay
