@@ -48,12 +48,12 @@ def play_branches(
     rule: StepRule,
     env: ImaginedEnv,
     generator: torch.Generator,
-    success: bool = False,
+    success: float | None = None,
 ) -> Branches:
     """Return branches of `env.config.horizon` steps in all its environments, with actions of `denoiser`.
 
-    With `success` a predicted reward is a probability: above one half it pays 1 and ends the branch, otherwise it pays
-    nothing (World4RL, Jiang et al. 2025). All randomness is the generator's.
+    With `success` a predicted reward is a probability: above `success` it pays 1 and ends the branch, otherwise it pays
+    nothing (World4RL, Jiang et al. 2025, with one half). All randomness is the generator's.
     """
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     states, _ = env.reset(seed=seed)
@@ -67,8 +67,10 @@ def play_branches(
         following, rewards, terminated, truncated, infos = env.step(path.clean)
         ended = terminated | truncated
         # A success that the model itself does not vouch for is none.
-        reached = (rewards > 0.5) & ~infos["unknown"] if success else torch.zeros_like(over)
-        rewards = reached.float() if success else rewards
+        reached = torch.zeros_like(over)
+        if success is not None:
+            reached = (rewards > success) & ~infos["unknown"]
+            rewards = reached.float()
         last = step + 1 == env.config.horizon
         cut = (truncated | last) & ~(terminated | reached)
         found.append(

@@ -19,14 +19,17 @@ class ImaginationConfig:
     """Before the policy first learns, values are fitted to `warm_up` roll-outs of it.
 
     A batch holds every decision `passes` times, as PPO goes over a roll-out several times. With `success` branches end
-    at a predicted success, see `play_branches`.
+    at a success that the model predicts with a probability above `certainty`, see `play_branches`.
     """
 
     warm_up: int = 10
     passes: int = 4
     success: bool = False
+    certainty: float = 0.5
 
     def __post_init__(self) -> None:
+        if not 0.0 < self.certainty < 1.0:
+            raise RefinementError(f"successes are believed above a probability, got certainty={self.certainty}")
         if self.warm_up < 0 or self.passes < 1:
             raise RefinementError(f"warm_up is 0 or more and passes 1 or more, got {self}")
 
@@ -76,9 +79,9 @@ class Imagination(Experience):
         self.arm.load_state(state["arm"])
 
     def _play(self, roles: Roles, generator: torch.Generator) -> Branches:
-        branches = play_branches(
-            self.model, role(roles, "train"), self.rule, self.env, generator, self.config.success
-        )
+        wanted = self.config.certainty if self.config.success else None
+        denoiser = role(roles, "train")
+        branches = play_branches(self.model, denoiser, self.rule, self.env, generator, wanted)
         self._steps += branches.rewards.numel()
         return branches
 

@@ -41,7 +41,7 @@ def test_branches_are_the_policy_s_own_and_come_again_with_the_generator(line: A
 def test_a_success_pays_once_and_ends_what_counts(line: Any) -> None:
     model = gaussian_model(line.network())
     env = line.env(64, horizon=8)
-    found = play_branches(model, model.roles["train"], line.policy.rule, env, generator(), success=True)
+    found = play_branches(model, model.roles["train"], line.policy.rule, env, generator(), success=0.5)
     assert set(found.rewards.unique().tolist()) == {0.0, 1.0}
     won = found.rewards > 0.0
     assert bool(found.terminated[won].all())
