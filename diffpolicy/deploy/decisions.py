@@ -115,10 +115,14 @@ class Decisions:
                 self._current = None
 
     async def stop(self) -> None:
-        """Refuse what waits and what comes, and wait until the decision under way is answered or too late."""
+        """Refuse what waits and what comes, and wait until the decision under way is answered, too late or stalled."""
         self.stopping = True
-        self._queue.drain(lambda job: self._refuse(job, RefusedError("stopping", "the server is stopping")))
-        while self._current is not None and not self._current.answered:
+        stopping = RefusedError("stopping", "the server is stopping")
+        self._queue.drain(lambda job: self._refuse(job, stopping))
+        ends = time.monotonic() + STALL
+        while (job := self._current) is not None and not job.answered:
+            if time.monotonic() > ends:
+                self._refuse(job, stopping)
             await asyncio.sleep(0.005)
         self._worker.close()
 
@@ -143,7 +147,8 @@ class Decisions:
         if session.stamp is None or request.stamp is None or session.memory is None:
             return None
         steps = (request.stamp - session.stamp) * self.manifest.control_rate
-        return min(max(round(steps), 1), self.manifest.horizon) if steps >= 0.0 else None
+        # Clamped before it is rounded: between stamps that a client made up it may be infinite.
+        return round(min(max(steps, 1.0), self.manifest.horizon)) if steps >= 0.0 else None
 
     def _decide(self, observation: dict[str, NDArray[Any]], memory: Any, elapsed: int | None) -> Decision:
         """Ask the policy (in the worker thread); whatever happens inside it becomes a refusal."""

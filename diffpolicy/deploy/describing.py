@@ -1,12 +1,13 @@
 """The manifest of a checkpoint's policy: what its task declares, what an engineer adds, and limits by default."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import diffpolicy
 import envs
-from diffpolicy.deploy.errors import DeployError
+from diffpolicy.deploy.errors import DeployError, ManifestError
 from diffpolicy.deploy.graphs import Deployable, Graphs
 from diffpolicy.deploy.manifest import Manifest, Safety, Signal, read_limits
 from diffpolicy.policies.arms import ColdStart
@@ -68,10 +69,7 @@ def describe(
     """
     stored = checkpoint.manifest
     task = envs.task(stored["task"])
-    said = {
-        **_KNOWN.get(task.name, {}),
-        **{key: value for key, value in (limits or {}).items() if key in SAID},
-    }
+    said = {**_KNOWN.get(task.name, {}), **_said(limits or {})}
     low, high = action_limits(checkpoint)
     rate = float(said.get("control_rate") or task.control_rate or RATE)
     observation = (
@@ -136,6 +134,23 @@ def default_safety(low: list[float], high: list[float], decision: float) -> Safe
         max_observation_age=max(0.2, decision),
         watchdog=max(0.5, 2 * decision),
     )
+
+
+def _said(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `SAID`; ManifestError where one is of another kind than it has to be."""
+    found = {key: value for key, value in limits.items() if key in SAID}
+    for key, value in found.items():
+        if key == "control_rate":
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            good, wanted = number and 0.0 < value < math.inf, "a number above 0 [Hz]"
+        elif key.endswith("_names"):
+            listed = isinstance(value, list | tuple)
+            good, wanted = listed and all(isinstance(each, str) for each in value), "a list of names"
+        else:
+            good, wanted = isinstance(value, str), "text"
+        if not good:
+            raise ManifestError(f"{key} is {wanted}, got {value!r:.40}")
+    return found
 
 
 def _data_hash(stored: Mapping[str, Any]) -> str:

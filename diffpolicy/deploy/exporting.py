@@ -86,24 +86,43 @@ def export(
     """Write a policy to `folder`, compare it with PyTorch on random and `real` readings (N, To, ...), and time it.
 
     The folder appears whole or not at all, and takes the place of an earlier export. What is written is returned,
-    whatever the comparison says: call `check`. Raises DeployError for a folder that holds something else.
+    whatever the comparison says: call `check`. Raises DeployError for a folder that holds anything else.
     """
     if format not in FORMATS:
         raise DeployError(f"a format is one of {', '.join(FORMATS)}, not {format!r}")
     folder = Path(folder)
-    if folder.exists() and not (folder / SPEC).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise DeployError(f"{folder} exists and is no export: give another folder, or an empty one")
-    partial = folder.with_name(f".{folder.name}.writing")
+    place = folder.resolve()  # what a link points to is replaced, not the link
+    check_free(place)
+    partial, replaced = (place.with_name(f".{place.name}.{what}") for what in ("writing", "replaced"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         differences, times = _write(runtime, partial, format, real, samples, decisions, threads, machine)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if place.exists():
+            place.rename(replaced)
+        partial.rename(place)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Exported(folder, differences, times)
+
+
+def check_free(folder: Path) -> None:
+    """Raise DeployError unless `folder` is new, empty, or holds nothing but an earlier export."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DeployError(f"{folder} is a file: give another folder")
+    try:
+        written = set(json.loads((folder / SPEC).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        written = set()
+    held = {path.name for path in folder.iterdir()}
+    if foreign := sorted(held - written - {"__pycache__"}):
+        raise DeployError(
+            f"{folder} holds {foreign[0]}, which is no export's: give another folder, or an empty one"
+        )
 
 
 def _write(

@@ -226,9 +226,13 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 def _checked(kind: type[Any], value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ManifestError(f"{where} is {value}: only finite numbers are limits")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of more than 308 digits
+            number = math.inf
+        if not math.isfinite(number):
+            raise ManifestError(f"{where} is {number}: only finite numbers are limits")
+        return number
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ManifestError(f"{where} is {value!r:.40}, which is no {kind.__name__}")
     return value

@@ -22,6 +22,7 @@ SECURITY = {
 """Headers of every page: nothing is loaded from elsewhere, nothing is stored, and no other page may frame it."""
 
 TEXT = "text/plain; charset=utf-8"
+ONCE = ("Host", "Authorization", "Upgrade", "Origin")  # headers of which a second one would be ambiguous
 
 
 class Pages:
@@ -40,6 +41,9 @@ class Pages:
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """Return a page, a refusal, or None where a websocket may be opened."""
         path = request.path.partition("?")[0]
+        for name in ONCE:
+            if len(request.headers.get_all(name)) > 1:
+                return self._reject("headers", HTTPStatus.BAD_REQUEST, f"{name} is given more than once")
         if path == "/healthz":
             state = self._state()
             code = HTTPStatus.OK if state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE

@@ -12,6 +12,7 @@ from diffpolicy.deploy.errors import DeployError
 from diffpolicy.deploy.manifest import Manifest, Signal
 
 SHIELD_STEPS = 64  # names of shield steps that one client may count
+LARGEST_COST = 1e9  # of one request, so that no sum of them is infinite
 KEYS = ("__seq", "__stamp", "__reset", "__cost", "__shield")
 """Beside the observation, all optional: `__seq` int and `__stamp` [s] on the client's clock come back in the reply;
 `__reset` begins a new episode; `__cost` since the last request and `__shield` {step: times so far} are for the
@@ -69,7 +70,7 @@ def read_request(message: Mapping[str, Any], manifest: Manifest) -> Request:
         _field(message, "__seq", int),
         _field(message, "__stamp", float),
         bool(_field(message, "__reset", bool)),
-        _field(message, "__cost", float),
+        _cost(message),
         _shield(message),
     )
 
@@ -108,6 +109,13 @@ def _field(message: Mapping[str, Any], key: str, kind: type[Any]) -> Any:
     if kind is float and not math.isfinite(value):
         raise RefusedError("not_finite", f"{key} is {value}")
     return kind(value)
+
+
+def _cost(message: Mapping[str, Any]) -> float | None:
+    cost: float | None = _field(message, "__cost", float)
+    if cost is not None and not 0.0 <= cost <= LARGEST_COST:
+        raise RefusedError("field", f"__cost is from 0 to {LARGEST_COST:g}, got {cost:g}")
+    return cost
 
 
 def _shield(message: Mapping[str, Any]) -> dict[str, int]:

@@ -255,10 +255,11 @@ def read_spec(folder: Path) -> dict[str, Any]:
     """Return policy.json after comparing the SHA-256 of every file, its own included; PlayError where one differs."""
     try:
         stored: dict[str, Any] = json.loads((folder / SPEC).read_text())
-        hashes = dict(stored["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        hashes, whole = dict(stored["sha256"]), spec_hash(stored)
+        needed = {MANIFEST, *(graph["file"] for graph in stored["graphs"].values())}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PlayError(f"{folder} is no exported policy ({SPEC}: {error!r})") from error
-    if hashes.pop(SPEC, None) != spec_hash(stored):
+    if hashes.pop(SPEC, None) != whole:
         raise PlayError(f"{folder / SPEC} has been changed since the export: export the policy again")
     for name, expected in hashes.items():
         path = folder / name
@@ -266,7 +267,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
             raise PlayError(f"{path} is missing: copy the whole folder again")
         if file_hash(path) != expected:
             raise PlayError(f"{path} is not the file that was exported (SHA-256 differs): it is not loaded")
-    if unhashed := {graph["file"] for graph in stored["graphs"].values()} - set(hashes):
+    if unhashed := needed - set(hashes):
         raise PlayError(f"{folder / SPEC} gives no SHA-256 of {sorted(unhashed)}")
     return stored
 
@@ -285,7 +286,7 @@ def file_hash(path: Path) -> str:
 
 def load_onnx(path: Path, graph: Mapping[str, Any], threads: int) -> Run:
     """Return an ONNX graph in ONNX Runtime on `threads` threads."""
-    runtime = importlib.import_module("onnxruntime")
+    runtime = _imported("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -303,9 +304,11 @@ def load_onnx(path: Path, graph: Mapping[str, Any], threads: int) -> Run:
 
 def load_package(path: Path, graph: Mapping[str, Any], threads: int) -> Run:
     """Return a package of AOTInductor: machine code for the kind of machine it was exported on. Needs torch."""
-    torch = importlib.import_module("torch")
-    importlib.import_module("torch._inductor")
-    package = torch._inductor.aoti_load_package(str(path))
+    torch, inductor = _imported("torch"), _imported("torch._inductor")
+    try:
+        package = inductor.aoti_load_package(str(path))
+    except Exception as error:  # another processor, another torch
+        raise PlayError(f"{path} cannot be run on this machine: {error}") from error
     inputs, outputs = list(graph["inputs"]), list(graph["outputs"])
 
     def run(feed: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -320,6 +323,13 @@ def load_package(path: Path, graph: Mapping[str, Any], threads: int) -> Run:
         return {name: tensor.numpy() for name, tensor in zip(outputs, found, strict=True)}
 
     return run
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise PlayError(f"this policy needs {name.partition('.')[0]}, install it: {error}") from error
 
 
 def golden_error(player: Player, folder: Path) -> float:

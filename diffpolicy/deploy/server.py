@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -24,6 +25,7 @@ from diffpolicy.deploy.sessions import Session
 PROTOCOL = 1  # of the fields in requests and replies
 STRANGERS = 32  # connections beyond `max_clients`: handshakes and pages under way
 CLOSING = 2.0  # [s] that clients get to close their connections
+UNREAD = 2**20  # bytes that may wait for a peer to read them, answers to its pings among them
 
 log = logging.getLogger(__name__)
 quiet = logging.getLogger(
@@ -46,7 +48,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     allow_remote: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -62,8 +64,8 @@ class ServerConfig:
         times = ("handshake_timeout", "ping_timeout", "idle_timeout", "deadline")
         for key in (*times, "max_message", "max_clients"):
             value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ServerError(f"{key} is above 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ServerError(f"{key} is above 0 and finite, got {value}")
         if not 0 <= self.port < 2**16:
             raise ServerError(f"port is from 0 (any free one) to 65535, got {self.port}")
         access.check_exposure(self.host, self.allow_remote, self.token)
@@ -254,12 +256,17 @@ async def _send(connection: ServerConnection, session: Session) -> None:
 
 
 def _limited(most: int) -> type[ServerConnection]:
-    """Return a connection class that hangs up at once when `most` are open."""
+    """Return a connection class that hangs up at once when `most` are open, and on who pings but never reads."""
 
     class Limited(ServerConnection):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
             if isinstance(transport, asyncio.Transport) and len(self.server.handler_tasks) > most:
                 transport.abort()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.transport.get_write_buffer_size() > UNREAD:  # pongs are written without waiting
+                self.transport.abort()
 
     return Limited

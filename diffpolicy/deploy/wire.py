@@ -17,6 +17,7 @@ from diffpolicy.deploy.errors import DeployError
 LARGEST = 16 * 2**20  # bytes of a message; eight pictures of 640 x 480 fit twice
 ITEMS = 1024  # elements of one list or one map; a peer announces a length before it sends anything
 DIMENSIONS = 8  # of one array
+ELEMENTS = 16384  # of all lists and maps together; a byte on the wire can be an object of 64 in memory
 TEXT = 4096  # bytes of one string
 
 _PLAIN = [np.dtype(kind) for kind in ("?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")]
@@ -41,14 +42,17 @@ def encode(message: dict[str, Any]) -> bytes:
 def decode(frame: bytes, *, largest: int = LARGEST, items: int = ITEMS) -> dict[str, Any]:
     """Return the message in `frame`: a map with text for keys, whose arrays are read-only views of `frame`.
 
-    Raises WireError for anything else, and for more than `largest` bytes or `items` elements in a list or map.
+    Raises WireError for anything else, and for more than `largest` bytes, `items` elements in a list or map, or
+    `ELEMENTS` in all.
     """
     if len(frame) > largest:
         raise WireError(f"{len(frame)} bytes are more than the {largest} that a message may have")
+    counter = _Counter()
     try:
         message = msgpack.unpackb(
             frame,
-            object_hook=_unpack,
+            object_hook=counter.map,
+            list_hook=counter.list,
             ext_hook=_refuse_extension,
             max_bin_len=largest,
             max_str_len=TEXT,
@@ -77,6 +81,26 @@ def _pack(value: Any) -> dict[bytes, Any]:
         }
     kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
     raise TypeError(f"{kind} is not a number, text, list, map or array of numbers")
+
+
+class _Counter:
+    """Takes lists and maps as they are completed, until there are too many elements in them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def map(self, stored: dict[Any, Any]) -> Any:
+        self._add(len(stored))
+        return _unpack(stored)
+
+    def list(self, stored: list[Any]) -> list[Any]:
+        self._add(len(stored))
+        return stored
+
+    def _add(self, elements: int) -> None:
+        self._count += 1 + elements
+        if self._count > ELEMENTS:
+            raise WireError(f"more than {ELEMENTS} elements in all lists and maps together")
 
 
 def _unpack(stored: dict[Any, Any]) -> Any:

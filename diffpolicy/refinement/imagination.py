@@ -29,7 +29,9 @@ class ImaginationConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.certainty < 1.0:
-            raise RefinementError(f"successes are believed above a probability, got certainty={self.certainty}")
+            raise RefinementError(
+                f"successes are believed above a probability, got certainty={self.certainty}"
+            )
         if self.warm_up < 0 or self.passes < 1:
             raise RefinementError(f"warm_up is 0 or more and passes 1 or more, got {self}")
 

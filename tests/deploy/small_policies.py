@@ -46,7 +46,7 @@ def chunk_checkpoint(
         NETWORKS[network],
         ProcessConfig(levels=20),
         conditioning,
-        EncoderConfig("resnet_small", 8, 16),
+        EncoderConfig("resnet_small", 8, 32),  # of a smaller crop one place would be left, which says nothing
     )
     layout = Layout(discrete=discrete) if discrete else STATE_TASK.layout
     drawn = torch.Generator().manual_seed(0)
@@ -65,7 +65,7 @@ def chunk_checkpoint(
         "layout": asdict(layout),
         "observation_size": 5,
         "action_size": 2,
-        "cameras": {name: [20, 20] for name in cameras},
+        "cameras": {name: [40, 40] for name in cameras},
         "task": "PushT-v0",
         "data": DATA,
     }

@@ -51,7 +51,7 @@ def drive(decisions: int = 8) -> list[np.ndarray[Any, Any]]:
 def test_pictures_go_into_the_graph(tmp_path: Path) -> None:
     seeing = TorchRuntime(chunk_checkpoint(tmp_path / "run", conditioning=PLAIN, camera=True), "ddim_1")
     export(seeing, tmp_path / "to", samples=3, decisions=0).check()
-    picture = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     observation = {"state": np.full(5, 200.0), "camera": picture}
     plays = ExportedPolicy(tmp_path / "to")
     chunk, _ = plays.act(observation, plays.start(0))

@@ -239,7 +239,7 @@ def test_nan_from_the_network_does_not_reach_the_robot(chunks: Path) -> None:
 
 def test_pictures_are_seen(tmp_path: Path) -> None:
     runtime = TorchRuntime(chunk_checkpoint(tmp_path, conditioning=PLAIN, camera=True), "ddim_1")
-    seen, other = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8)
+    seen, other = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
     state = np.full(5, 200.0)
     first, _ = runtime.act({"state": state, "camera": seen}, runtime.start(0))
     second, _ = runtime.act({"state": state, "camera": other}, runtime.start(0))
