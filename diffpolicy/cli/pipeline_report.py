@@ -42,7 +42,8 @@ def imagined_and_real(
     """Return (policy, imagined or not, normalised returns, costs) of the start and of the refined policy."""
     if any(one.refused is not None for one in refinements):
         return []
-    task, names, rows = envs.task(result.task), [arm.name for arm in result.arms], []
+    task, names = envs.task(result.task), [arm.name for arm in result.arms]
+    rows: list[tuple[str, bool, Values, Values]] = []
     for name in (START, REFINED):
         imagined: list[Any] = [one.document["measured"][name]["imagined"] for one in refinements]
         returns = [[task.normalized_return(each) for each in one["returns"]] for one in imagined]
