@@ -256,9 +256,13 @@ async def _send(connection: ServerConnection, session: Session) -> None:
 
 
 def _limited(most: int) -> type[ServerConnection]:
-    """Return a connection class that hangs up at once when `most` are open, and on who pings but never reads."""
+    """Return a connection class that hangs up at once when `most` are open, on who pings and never reads, and after
+    `CLOSING` on who is told to go and stays.
+    """
 
     class Limited(ServerConnection):
+        leaving = False
+
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
             if isinstance(transport, asyncio.Transport) and len(self.server.handler_tasks) > most:
@@ -268,5 +272,8 @@ def _limited(most: int) -> type[ServerConnection]:
             super().data_received(data)
             if self.transport.get_write_buffer_size() > UNREAD:  # pongs are written without waiting
                 self.transport.abort()
+            if not self.leaving and self.protocol.close_expected():
+                self.leaving = True
+                self.loop.call_later(CLOSING, self.transport.abort)
 
     return Limited

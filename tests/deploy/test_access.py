@@ -36,7 +36,9 @@ def test_any_other_address_needs_permission_and_a_token(host):
     check_exposure(host, True, TOKEN)
 
 
-@pytest.mark.parametrize("token", ["", "short", "fifteen letters", "é" * 20, "with a\nnew line in it"])
+@pytest.mark.parametrize(
+    "token", ["", "short", "fifteen letters", "é" * 20, "with a\nnew line in it", " with-spaces-around "]
+)
 def test_a_weak_token_is_refused_without_being_shown(token):
     with pytest.raises(AccessError) as caught:
         check_exposure("127.0.0.1", False, token)

@@ -160,7 +160,7 @@ def test_a_changed_specification_is_refused(copy: Path) -> None:
     (copy / SPEC).write_text(json.dumps(outside))
     with pytest.raises(DeployError, match="is missing"):
         ExportedPolicy(copy)
-    for text in ("{}", "[", "[]", '{"sha256": 3}'):
+    for text in ("{}", "[", "[]", '{"sha256": 3}', '{"sha256": [], "graphs": {}}', "[" * 10**5):
         (copy / SPEC).write_text(text)
         with pytest.raises(DeployError, match="no exported policy"):
             ExportedPolicy(copy)
@@ -194,10 +194,18 @@ def test_only_exports_are_replaced(runtime: TorchRuntime, copy: Path, tmp_path: 
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(DeployError, match="is no export"):
         export(runtime, tmp_path / "full")
+    (copy / "notes.txt").touch()  # beside an export
+    with pytest.raises(DeployError, match="holds notes.txt"):
+        export(runtime, copy)
+    (copy / "notes.txt").unlink()
+    with pytest.raises(DeployError, match="is a file"):
+        export(runtime, copy / "manifest.json")
     with pytest.raises(DeployError, match="onnx, pt2"):
         export(runtime, copy, "tensorrt")  # type: ignore[arg-type]
     mean = TorchRuntime(gaussian_checkpoint(tmp_path / "gaussian"), "mean")
-    export(mean, copy, samples=2, decisions=0)
+    (tmp_path / "link").symlink_to(copy)
+    export(mean, tmp_path / "link", samples=2, decisions=0)
+    assert (tmp_path / "link").is_symlink()
     assert not (copy / "warm.onnx").exists()
     assert ExportedPolicy(copy).manifest.arm == "mean"
     assert list(ExportedPolicy(copy).player.graphs) == [COLD]

@@ -1,4 +1,4 @@
-"""Both formats compute what PyTorch computes, for every kind of policy."""
+"""ONNX computes what PyTorch computes for every kind of policy, AOTInductor for two."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +58,9 @@ def test_every_kind_of_policy_is_compiled(
     if format == "onnx":
         for needed in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(needed)
+    else:  # a C++ compiler is slow: a chunk model that begins at its last plan, and critics that rank candidates
+        runtimes = [runtime for runtime in runtimes if runtime.manifest.arm in ("rti_0@1", "best_feasible_4")]
+        assert len(runtimes) == 2
     graphs = [runtime.graphs.graphs.get(WARM, runtime.graphs.graphs[COLD]) for runtime in runtimes]
     plans = np.random.default_rng(0).uniform(-1, 1, (3, 8, 2)).astype(np.float32)
     given = [

@@ -73,6 +73,7 @@ def test_json_and_back() -> None:
         ("safety.velocity", [1.0, math.nan], "NaN"),
         ("safety.velocity", [1.0, 1e999], "Infinity"),
         ("safety.jerk", None, "safety.jerk is missing"),
+        ("safety.velocity", [1.0, 10**400], "finite"),
         ("safety.position_low", [2.0, -1.0], "not below"),
         ("safety.workspace", ["z"], "'z'"),
         ("safety.workspace_low", None, "workspace_low"),

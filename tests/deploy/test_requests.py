@@ -87,6 +87,8 @@ def test_a_history_comes_for_all_signals_or_for_none():
         ({"__stamp": "now"}, "field", "__stamp"),
         ({"__reset": 1}, "field", "__reset"),
         ({"__cost": INF}, "not_finite", "__cost"),
+        ({"__cost": -1.0}, "field", "__cost is from 0"),
+        ({"__cost": 1.7e308}, "field", "__cost is from 0"),
         ({"__shield": [1]}, "field", "__shield"),
         ({"__shield": {"a": -1}}, "field", "__shield"),
         ({"__shield": {"a" * 65: 1}}, "field", "__shield"),

@@ -111,6 +111,13 @@ def test_the_policy_is_told_how_many_control_steps_have_passed(served):
         assert served.runtime.elapsed[-6:] == [None, 1, 3, None, 1, 8]
 
 
+def test_stamps_that_nobody_s_clock_shows_do_no_harm(served):
+    with served.client() as socket:
+        for stamp in (-1.7e308, 1.7e308):
+            assert ask(socket, reading(__stamp=stamp))["stamp"] == stamp
+        assert served.runtime.elapsed[-1] == 8
+
+
 def test_what_clients_tell_is_counted(served):
     before = served.metrics.shield["jerk"]
     with served.client() as socket:
@@ -139,6 +146,17 @@ def test_a_late_answer_is_dropped_and_told():
         # The robot never saw those actions: its memory has not moved.
         assert ask(socket, reading(__seq=3))["actions"][0, 0] == 2
         assert served.metrics.refusals["deadline"] == 2
+
+
+def test_a_policy_that_never_answers_does_not_keep_the_server_from_ending(monkeypatch):
+    monkeypatch.setattr(decisions, "STALL", 0.1)
+    runtime = ToyRuntime()
+    with serving(runtime, deadline=3600.0) as served, served.client() as socket:
+        socket.send(wire.encode(reading(5.0, __seq=1)))
+        assert runtime.entered.wait(5)
+        served.stop()
+        assert answer(socket)["error"]["code"] == "stopping"
+    runtime.gate.set()
 
 
 def test_a_policy_that_does_not_come_back_is_no_longer_healthy(monkeypatch):
@@ -223,13 +241,24 @@ def test_a_policy_that_cannot_act_is_not_served():
         pass
 
 
+def test_a_configuration_does_not_show_its_token():
+    assert "correct-horse" not in repr(ServerConfig(token="correct-horse-battery"))
+
+
 def test_the_deadline_is_what_a_chunk_lasts():
     assert PolicyServer(ToyRuntime(), ServerConfig()).decisions.deadline == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"port": 70_000}, {"deadline": 0.0}, {"max_clients": 0}, {"idle_timeout": -1.0}, {"max_message": 0}],
+    [
+        {"port": 70_000},
+        {"deadline": 0.0},
+        {"deadline": float("inf")},
+        {"max_clients": 0},
+        {"idle_timeout": -1.0},
+        {"max_message": 0},
+    ],
 )
 def test_a_configuration_that_cannot_be_meant_is_refused(wrong):
     with pytest.raises(ServerError, match=next(iter(wrong))):

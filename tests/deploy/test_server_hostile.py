@@ -94,12 +94,14 @@ def test_a_message_of_100_mb_ends_the_connection_before_it_is_read(served):
 
 
 def test_fragments_do_not_add_up_to_more_than_a_message(served):
+    until(lambda: served.metrics.clients == 0)
+    before = served.metrics.rejected["too_big"]
     raw = opened(served)
     part = struct.pack("!BBQ4x", 0x00, 0xFF, 2**19) + bytes(2**19)
     with contextlib.suppress(ConnectionError):  # the third is too much
         raw.sendall(b"\x02" + part[1:] + 7 * part)
     assert closed_by_peer(raw)
-    until(lambda: served.metrics.rejected["too_big"] >= 1)
+    until(lambda: served.metrics.rejected["too_big"] == before + 1)
     assert still_serves(served)
 
 
@@ -192,6 +194,49 @@ def test_a_client_that_reads_no_answers_is_hung_up_on():
             raw.sendall(nonsense * 200)
         until(lambda: served.metrics.clients == 0, 10)
         assert still_serves(served)
+
+
+def test_pings_without_end_are_not_answered_without_end():
+    with serving(idle_timeout=60.0) as served:
+        raw = opened(served)
+        raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 2**12)
+        raw.settimeout(5)
+        pings = 1000 * (struct.pack("!BB4x", 0x89, 0x80 | 125) + bytes(125))
+        sent = 0
+        with contextlib.suppress(ConnectionError):  # answers pile up, which nobody reads
+            while sent < 50e6:
+                raw.sendall(pings)
+                sent += len(pings)
+        assert sent < 50e6
+        until(lambda: served.metrics.clients == 0)
+        assert still_serves(served)
+
+
+def test_empty_fragments_without_end_are_no_message():
+    with serving(idle_timeout=60.0) as served:
+        raw = opened(served)
+        raw.settimeout(5)
+        with contextlib.suppress(ConnectionError):
+            raw.sendall(struct.pack("!BB4x", 0x02, 0x80))
+            raw.sendall(10_000 * struct.pack("!BB4x", 0x00, 0x80))
+        assert closed_by_peer(raw)
+        assert still_serves(served)
+
+
+@pytest.mark.parametrize("header", ["Authorization", "Host", "Origin"])
+def test_a_header_that_is_given_twice_is_refused(locked, header):
+    raw = sockets.create_connection(("127.0.0.1", locked.port), timeout=5)
+    both = f"{header}: Bearer {TOKEN}\r\n{header}: other\r\n"
+    raw.sendall(f"GET /status.json HTTP/1.1\r\nConnection: close\r\n{both}\r\n".encode())
+    assert raw.recv(12) == b"HTTP/1.1 400"
+
+
+def test_costs_without_end_leave_the_status_readable(served):
+    before = served.metrics.cost or 0.0
+    with served.client() as socket:
+        for cost in (1e9, 1e9, 1.7e308, 1.7e308, -5.0):
+            ask(socket, reading(__cost=cost))
+    assert json.loads(served.get("/status.json")[2])["cost"] == before + 2e9
 
 
 @pytest.mark.parametrize(

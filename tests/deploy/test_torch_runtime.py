@@ -191,7 +191,14 @@ def test_limits_and_names_come_from_a_file(chunks: Path, tmp_path: Path) -> None
     assert manifest.safety.velocity == (300.0, 300.0)
     assert manifest.safety.acceleration == (25600.0, 25600.0)  # range 512 in 0.2 s, that in 0.1 s
     assert (manifest.control_rate, manifest.licence, manifest.execute, manifest.chunk) == (25.0, "MIT", 4, 7)
-    for wrong in ("speed: 3", "- 1", "{"):
+    said = (
+        "control_rate: 0",
+        "control_rate: fast",
+        "observation_names: xyzab",
+        "action_names:",
+        "licence: 3",
+    )
+    for wrong in ("speed: 3", "- 1", "{", *said):
         file.write_text(wrong)
         with pytest.raises(DeployError):
             TorchRuntime(chunks, "ddim_2", limits=file)

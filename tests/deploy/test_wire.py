@@ -117,6 +117,19 @@ def test_lengths_are_checked_before_anything_is_allocated():
     assert peak < 2**20
 
 
+@pytest.mark.parametrize("leaf", [b"\x90", b"\x80", b"\xc0"])
+def test_many_small_things_do_not_become_large(leaf):
+    frame = leaf
+    for _ in range(3):
+        frame = b"\xdc\x00\x80" + 128 * frame  # 2 MB, of which 130 MB and seconds would be made
+    tracemalloc.start()
+    with pytest.raises(wire.WireError, match="elements in all"):
+        wire.decode(b"\x81\xa1a" + frame)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
 def test_a_message_has_a_largest_size():
     frame = wire.encode({"a": np.zeros(1000, np.uint8)})
     assert wire.decode(frame, largest=len(frame))["a"].size == 1000

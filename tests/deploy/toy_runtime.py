@@ -92,8 +92,8 @@ def reading(x=0.0, **extra):
 class Served:
     """A running server: `port`, `server`, `runtime`, and ways to talk to it."""
 
-    def __init__(self, server, runtime):
-        self.server, self.runtime = server, runtime
+    def __init__(self, server, runtime, stop):
+        self.server, self.runtime, self.stop = server, runtime, stop
 
     @property
     def port(self):
@@ -177,12 +177,16 @@ def serving(runtime=None, *, wait=True, **config):
     if failures:
         raise failures[0]
     until(lambda: running)
-    try:
-        yield Served(running[0], runtime)
-    finally:
+
+    def end():
         loop, stop = loops[0]
-        if not failures:
+        with contextlib.suppress(RuntimeError):  # it has ended
             loop.call_soon_threadsafe(stop.set)
+
+    try:
+        yield Served(running[0], runtime, end)
+    finally:
+        end()
         thread.join(20)
         assert not thread.is_alive()
         assert not failures, repr(failures)
