@@ -195,7 +195,7 @@ def test_only_exports_are_replaced(runtime: TorchRuntime, copy: Path, tmp_path: 
     with pytest.raises(DeployError, match="is no export"):
         export(runtime, tmp_path / "full")
     (copy / "notes.txt").touch()  # beside an export
-    with pytest.raises(DeployError, match="holds notes.txt"):
+    with pytest.raises(DeployError, match=r"holds notes\.txt"):
         export(runtime, copy)
     (copy / "notes.txt").unlink()
     with pytest.raises(DeployError, match="is a file"):
