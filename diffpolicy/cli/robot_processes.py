@@ -92,8 +92,12 @@ def control(
             tell(at)
             time.sleep(SAMPLE)
     except BaseException:
-        process.terminate()
-        process.wait(10.0)
+        process.terminate()  # it brakes the arm to rest
+        try:
+            process.wait(30.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         raise
     if process.returncode != 0:
         last = ((folder / "controller.log").read_text().strip() or "no output").splitlines()[-1]

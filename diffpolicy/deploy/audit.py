@@ -22,9 +22,10 @@ class Auditor:
         self.counts = dict.fromkeys(ORDERS, 0)
         self.commands = 0
 
-    def restart(self) -> None:
-        """The next command is the first from rest again, after somebody has moved the robot by hand."""
+    def restart(self, command: NDArray[np.float64]) -> None:
+        """The robot stands at `command` (A,): the next one starts there, from rest."""
         self._path.clear()
+        self._path.extend([np.array(command, np.float64)] * 4)
 
     def add(self, command: NDArray[np.float64]) -> None:
         """Judge one more command (A,); one that is not finite breaks the limit of position."""

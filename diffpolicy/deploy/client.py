@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,11 @@ class Reply:
 
 
 class Source(Protocol):
-    """Where chunks come from. Neither method blocks or raises, whatever happens on the other side."""
+    """Where chunks come from. No method blocks or raises, whatever happens on the other side."""
+
+    def begin(self) -> None:
+        """Begin an episode: the policy forgets what it has seen, and requests and replies that wait are dropped."""
+        ...
 
     def request(self, observation: Mapping[str, NDArray[Any]], sequence: int, stamp: float) -> None:
         """Ask for the actions after `observation`, taken at `stamp` [s]; a request not yet sent is replaced."""
@@ -60,28 +64,45 @@ class Source(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """A request; `begins` is set on the first one of an episode."""
+
+    observation: dict[str, NDArray[Any]]
+    sequence: int
+    stamp: float
+    begins: bool
+
+
 class Slots:
     """One waiting request and one waiting reply; the newest takes the place of what was there."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._request: tuple[dict[str, NDArray[Any]], int, float] | None = None
+        self._request: Asked | None = None
         self._reply: Reply | None = None
+        self._begins = True
         self._closed = False
+
+    def begin(self) -> None:
+        """Drop what waits; the next request taken is the first of an episode."""
+        with self._changed:
+            self._request, self._reply, self._begins = None, None, True
 
     def put(self, observation: Mapping[str, NDArray[Any]], sequence: int, stamp: float) -> None:
         """Leave a request; its arrays are copied."""
         copied = {key: np.array(value) for key, value in observation.items()}
         with self._changed:
-            self._request = (copied, sequence, stamp)
+            self._request = Asked(copied, sequence, stamp, self._begins)
             self._changed.notify()
 
-    def take(self, timeout: float) -> tuple[dict[str, NDArray[Any]], int, float] | None:
+    def take(self, timeout: float) -> Asked | None:
         """Wait up to `timeout` [s] for a request."""
         with self._changed:
             if self._request is None and not self._closed:
                 self._changed.wait(timeout)
             request, self._request = self._request, None
+            if request is not None:
+                self._begins = False
             return request
 
     def answer(self, reply: Reply) -> None:
@@ -120,7 +141,7 @@ class PolicyClient:
             ("connections", "requests", "replies", "refusals", "timeouts", "failures"), 0
         )
         self.shield_counts: Mapping[str, int] = {}  # told to the server, for its status page
-        self._slots, self._status, self._begin = Slots(), "connecting", True
+        self._slots, self._status = Slots(), "connecting"
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._work, name="policy-client", daemon=True)
         self._thread.start()
@@ -131,6 +152,10 @@ class PolicyClient:
         if self.manifest is None:
             raise DeployError(f"no policy server at {self.uri} within {timeout:g} s: {self._status}")
         return self.manifest
+
+    def begin(self) -> None:
+        """Begin an episode."""
+        self._slots.begin()
 
     def request(self, observation: Mapping[str, NDArray[Any]], sequence: int, stamp: float) -> None:
         """Ask, without waiting."""
@@ -183,32 +208,33 @@ class PolicyClient:
         ) as socket:
             greeting = decode(_binary(socket.recv(timeout=2.0)))
             manifest = Manifest.from_dict({key: value for key, value in greeting.items() if key != "server"})
-            if self.manifest is not None and manifest.action != self.manifest.action:
-                raise DeployError("the server that came back moves another robot")
-            self.manifest, self._status, self._begin = manifest, "connected", True
+            if self.manifest is not None and manifest != self.manifest:
+                # Rates, shapes and limits are those that the controller was made with.
+                raise DeployError("the server that came back serves another policy; begin anew with it")
+            self.manifest, self._status = manifest, "connected"
             self.counts["connections"] += 1
             self._ready.set()
-            silent = 0
+            silent, fresh = 0, True  # this connection's memory at the server is fresh
+            sent: dict[int, float] = {}  # the stamps of requests without an answer yet
             while not self._slots.closed and silent < SILENT_REQUESTS:
                 request = self._slots.take(0.2)
                 if request is None:
                     continue
-                observation, sequence, stamp = request
                 extra = {
-                    "__seq": sequence,
-                    "__stamp": stamp,
-                    "__reset": self._begin,
+                    "__seq": request.sequence,
+                    "__stamp": request.stamp,
+                    "__reset": request.begins or fresh,
                     "__shield": dict(self.shield_counts),
                 }
-                socket.send(encode({**observation, **extra}))
-                self._begin = False
+                socket.send(encode({**request.observation, **extra}))
+                sent[request.sequence], fresh = request.stamp, False
                 self.counts["requests"] += 1
                 try:
                     deadline = time.monotonic() + self._timeout
                     answered = False
                     while not answered:
                         frame = socket.recv(timeout=max(deadline - time.monotonic(), 0.0))
-                        answered = self._read(decode(_binary(frame)), sequence, manifest)
+                        answered = self._read(decode(_binary(frame)), request.sequence, sent, manifest)
                     silent = 0
                 except TimeoutError:
                     self.counts["timeouts"] += 1
@@ -216,16 +242,27 @@ class PolicyClient:
             if not self._slots.closed:
                 raise DeployError(f"no answer to {silent} requests")
 
-    def _read(self, message: dict[str, Any], sequence: int, manifest: Manifest) -> bool:
-        """Take in a reply; whether it was the one to request `sequence`, or a refusal."""
+    def _read(
+        self, message: dict[str, Any], sequence: int, sent: dict[int, float], manifest: Manifest
+    ) -> bool:
+        """Take in a reply to one of the requests `sent`; whether it was to `sequence`, or a refusal."""
         if "error" in message:
             self.counts["refusals"] += 1
             log.warning("refused: %.200s", message["error"])
-            return message.get("seq") in (None, sequence)
+            refused = sequence if message.get("seq") is None else message["seq"]
+            sent.pop(refused, None)
+            return bool(refused == sequence)
         reply = read_reply(message, manifest)
+        # A stamp decides when actions are played: it has to be the one that was sent, to the last bit.
+        if sent.get(reply.sequence) != reply.stamp:
+            raise DeployError(
+                f"a reply to request {reply.sequence} of {reply.stamp:g} s, which was never sent"
+            )
+        for answered in [number for number in sent if number <= reply.sequence]:
+            del sent[answered]
         self.counts["replies"] += 1
         self._slots.answer(reply)
-        return reply.sequence >= sequence
+        return reply.sequence == sequence
 
 
 def read_reply(message: Mapping[str, Any], manifest: Manifest) -> Reply:
@@ -236,8 +273,9 @@ def read_reply(message: Mapping[str, Any], manifest: Manifest) -> Reply:
     lasts, feasible = message.get("valid_for"), message.get("feasible")
     if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind != "f":
         raise DeployError("a reply has actions, an array (H, A) of floats")
-    if actions.shape[1:] != manifest.action.shape or not len(actions):
-        raise DeployError(f"actions are (H, {manifest.action.shape[0]}), got {actions.shape}")
+    if actions.shape[1:] != manifest.action.shape or not 1 <= len(actions) <= manifest.chunk:
+        most = f"1 to {manifest.chunk}"
+        raise DeployError(f"actions are (H, {manifest.action.shape[0]}), H from {most}, got {actions.shape}")
     if not isinstance(sequence, int) or not isinstance(stamp, float) or not isinstance(lasts, int | float):
         raise DeployError("a reply has seq, stamp and valid_for, as the request gave them")
     flags, timing = message.get("flags") or (), message.get("server_timing") or {}

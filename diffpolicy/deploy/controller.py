@@ -4,82 +4,35 @@ The loop never waits for the policy. Periods begin at absolute times of the mono
 add up; one that has gone by altogether is counted as missed, not caught up with.
 """
 
-import gc
 import logging
-import os
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffpolicy.deploy.audit import Auditor
+from diffpolicy.deploy.checks import invalid_observation
 from diffpolicy.deploy.client import Source
+from diffpolicy.deploy.errors import DeployError
+from diffpolicy.deploy.limiter import LONGEST_STOP
 from diffpolicy.deploy.manifest import Manifest
+from diffpolicy.deploy.realtime import undisturbed
 from diffpolicy.deploy.recorder import Recorder, Tick
 from diffpolicy.deploy.robots import Robot
+from diffpolicy.deploy.run_report import Report, Samples
 from diffpolicy.deploy.shield import Shield
 from diffpolicy.deploy.timeline import Timeline
 
-KEPT = 2**17  # samples of each time; 40 minutes at 50 Hz
-STOPPING = 2.0  # [s] within which a run that ends comes to rest
+STOPPING = 2.0 * LONGEST_STOP  # [s] within which a run that ends comes to rest
 DELAYS = 64  # replies by which the delay is judged
 
 log = logging.getLogger(__name__)
-
-
-class Samples:
-    """The last 131072 times [s] of something, in memory that does not grow."""
-
-    def __init__(self) -> None:
-        self._values = np.full(KEPT, np.nan, np.float32)
-        self.count = 0
-
-    def add(self, value: float) -> None:
-        """Note one."""
-        self._values[self.count % KEPT] = value
-        self.count += 1
-
-    def milliseconds(self) -> dict[str, float]:
-        """Return p50, p95, p99 and the maximum in [ms], nothing if there is none."""
-        if self.count == 0:
-            return {}
-        values = 1e3 * self._values[: min(self.count, KEPT)].astype(np.float64)
-        p50, p95, p99 = np.percentile(values, [50, 95, 99])
-        return {"p50": float(p50), "p95": float(p95), "p99": float(p99), "max": float(values.max())}
-
-
-@dataclass
-class Report:
-    """What happened in a run: counts, and times in [ms].
-
-    `missed` periods had no command before they were over. `bypasses` are sent commands that are not the shield's or
-    break a limit, found by an `Auditor`; it is zero.
-    """
-
-    seconds: float = 0.0
-    periods: int = 0
-    missed: int = 0
-    sent: int = 0
-    bypasses: int = 0
-    broken: dict[str, int] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
-    chunks: int = 0
-    dropped_actions: int = 0
-    latched: str | None = None
-    lateness: dict[str, float] = field(default_factory=dict)  # of a command, after its period's beginning
-    delay: dict[str, float] = field(default_factory=dict)  # of a chunk, after its observation
-    inference: dict[str, float] = field(default_factory=dict)  # as the server tells
-
-    @property
-    def missed_share(self) -> float:
-        """Missed periods of all."""
-        return self.missed / max(self.periods, 1)
 
 
 class Controller:
@@ -90,61 +43,100 @@ class Controller:
         robot: Robot,
         source: Source,
         manifest: Manifest,
-        recorder: Recorder,
+        records: Path,
         *,
         rate: float,
         interpolate: bool = True,
         dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Control at `rate` [Hz]; `dry_run` does everything but send."""
-        self.robot, self.source, self.manifest, self.recorder = robot, source, manifest, recorder
+        """Control at `rate` [Hz]; trips are recorded in the folder `records`; `dry_run` does everything but send."""
+        self.robot, self.source, self.manifest = robot, source, manifest
         self.period, self.dry_run, self._clock = 1.0 / rate, dry_run, clock
         self.shield = Shield(manifest, self.period, rest=robot.rest)
         self.timeline = Timeline(manifest.control_period, interpolate=interpolate)
+        self.recorder = Recorder(manifest, self.period, records, rest=robot.rest)
         self.auditor = Auditor(manifest.safety, self.period)
         self.report = Report()
         self._lateness, self._delay, self._inference = Samples(), Samples(), Samples()
         self._delays: deque[float] = deque(maxlen=DELAYS)
         self._history: deque[tuple[float, Mapping[str, NDArray[Any]]]] = deque()
-        self._sequence, self._next_request = 0, -np.inf
+        self._sequence = self._first = 0  # of the next request, and of the first one since the start
+        self._next_request = -np.inf
         self._stop: str | None = None
-        self._ended = False
-        self._restart = threading.Event()
-        self._trips = 0
+        self._restart, self._ended = False, True
+        self._asked = threading.RLock()  # of stop and restart; a signal's handler may come at any moment
 
     def start(self) -> None:
-        """Take the robot as it stands. Also how it is let go on after a stop: an explicit reset, by a person."""
+        """Take the robot as it stands. Also how it is let go on after a stop: an explicit reset, by a person.
+
+        Not while `run` is at work, which has `restart`. Raises what the robot raises, and ValueError for one that
+        stands outside its limits.
+        """
+        with self._asked:
+            self._stop, self._restart = None, False
+        self._take()
+        self._ended = False
+
+    def _take(self) -> None:
+        """Begin an episode from where the robot stands; nothing from before is played, asked for or recorded again."""
         self.shield.reset(self.robot.start(), self._clock())
+        self.auditor.restart(self.shield.state.motion.position)
+        self.source.begin()
         self.timeline.clear()
-        self.auditor.restart()
+        self.recorder.clear()
         self._history.clear()
-        self._stop, self._ended, self._next_request = None, False, -np.inf
+        self._first, self._next_request = self._sequence, -np.inf
 
     def run(self, seconds: float, stop: threading.Event | None = None) -> Report:
-        """Control for `seconds`, or until `stop` is set; then brake to rest. Call `start` before."""
-        with undisturbed():
-            begin = self._clock()
-            index = self._periods(
-                begin, 0, lambda now: now - begin >= seconds or bool(stop and stop.is_set())
-            )
-            self.report.seconds = self._clock() - begin
+        """Control for `seconds`, or until `stop` is set; then brake to rest. Call `start` before each run.
+
+        Whatever ends it otherwise, such as KeyboardInterrupt, the robot is told to hold, and the record is written.
+        """
+        if self._ended:
+            raise DeployError("call start before every run: where the robot stands is not known")
+        try:
+            with undisturbed():
+                begin = self._clock()
+                index = self._periods(
+                    begin, 0, lambda now: now - begin >= seconds or bool(stop and stop.is_set())
+                )
+                self.report.seconds = self._clock() - begin
+                self._ended = True
+                self.stop("the run is over")
+                ends = self._clock() + STOPPING
+                self._periods(begin, index, lambda now: self._at_rest() or now > ends, ending=True)
+        except BaseException as error:
             self._ended = True
-            self.stop("the run is over")
-            self._periods(
-                begin, index, lambda now: self._at_rest() or now - begin > seconds + STOPPING, ending=True
-            )
-        if not self.dry_run:
-            self.robot.hold()
+            self._hold()
+            self.recorder.dump(f"crash: {type(error).__name__}: {error}", self.shield.events)
+            self.recorder.wait()
+            raise
+        self._hold()
         return self.finish()
 
     def stop(self, reason: str) -> None:
-        """Brake to rest and stay there until `start`; the first reason is kept."""
-        self._stop = self._stop or reason
+        """Brake to rest and stay there until `start`; the first reason is kept. Takes back a `restart`."""
+        with self._asked:
+            self._stop, self._restart = self._stop or reason, False
 
     def restart(self) -> None:
-        """Have the running loop `start` again at its next period; a person's decision, from any thread."""
-        self._restart.set()
+        """Have the running loop `start` again; a person's decision, from any thread.
+
+        It waits until a stopped robot has come to rest, and does nothing for one that has not been stopped.
+        """
+        with self._asked:
+            self._restart = True
+
+    def _to_restart(self) -> bool:
+        """Whether a restart is asked for and can be now; it is then taken off the list, with the stop."""
+        with self._asked:
+            stopped = self._stop is not None or self.shield.latched is not None
+            self._restart = self._restart and stopped and not self._ended
+            if not (self._restart and self._at_rest()):
+                return False
+            self._restart, self._stop = False, None
+            return True
 
     def _periods(
         self, begin: float, index: int, over: Callable[[float], bool], *, ending: bool = False
@@ -160,42 +152,48 @@ class Controller:
             index, due = index + gone, due + gone * self.period
             self.tick(now - due)
             lateness = self._clock() - due
-            index += 1
+            # Limits are those of one command each period: two that come close together would be faster.
+            after = max(math.ceil(lateness / self.period + 0.5), 1)
+            index += after
             if not ending:
-                self.report.periods += gone + 1
-                self.report.missed += gone + (lateness > self.period)
+                self.report.periods += gone + after
+                self.report.missed += gone + after - 1
                 self._lateness.add(lateness)
 
     def _at_rest(self) -> bool:
         """Whether the shield has stopped the robot, and it stands."""
-        motion = self.shield.state.motion
+        motion, rest = self.shield.state.motion, self.robot.rest
+        if rest is not None and not np.allclose(motion.position, rest, atol=1e-9, rtol=1e-9):
+            return False
         return self.shield.latched is not None and not motion.velocity.any() and not motion.acceleration.any()
 
     def tick(self, lateness: float = 0.0) -> None:
         """One control period: read, ask, choose, shield, send, record. Never raises for robot, source or disk."""
         try:
-            if self._restart.is_set() and not self._ended:
-                self._restart.clear()
-                self.start()
-            observation, stamp = self.robot.read()
+            if self._to_restart():
+                self._take()
+            reading, at = self.robot.read()
+            # Copied: a robot may write into the same arrays again.
+            observation, stamp = {key: np.array(value) for key, value in reading.items()}, float(at)
         except Exception as error:
             observation, stamp = {}, self._clock()
+            if self._stop is None:
+                log.error("the robot cannot be read", exc_info=error)
             self.stop(f"the robot cannot be read: {type(error).__name__}: {error}")
         now = self._clock()
         self._receive(now)
-        self._ask(observation, stamp)
-        proposal, before = self.timeline.sample(now), self.shield.state
-        verdict = self.shield.filter(proposal, observation, stamp, now, self._stop)
+        self._ask(observation, stamp, now)
+        proposal, before, stop = self.timeline.sample(now), self.shield.state, self._stop
+        verdict = self.shield.filter(proposal, observation, stamp, now, stop)
         if not self.dry_run:
             self._send(verdict.command)
-        self.recorder.add(Tick(before, now, stamp, observation, proposal, self._stop, verdict, lateness))
+        self.recorder.add(Tick(before, now, stamp, observation, proposal, stop, verdict, lateness))
         if verdict.latched is not None and before.latched is None and not self._ended:
-            self._trips += 1
-            self.recorder.dump(f"trip-{self._trips:03d}", verdict.latched, self.shield.events)
+            self.recorder.dump(verdict.latched, self.shield.events)
 
     def _receive(self, now: float) -> None:
         reply = self.source.poll()
-        if reply is None:
+        if reply is None or reply.sequence < self._first:  # the answer to a question before the start
             return
         self.report.chunks += 1
         self._delay.add(now - reply.stamp)
@@ -204,13 +202,20 @@ class Controller:
             self._inference.add(1e-3 * reply.timing["infer_ms"])
         self.timeline.add(reply, now)
 
-    def _ask(self, observation: Mapping[str, NDArray[Any]], stamp: float) -> None:
-        """Send a request when the next decision is due: after `execute` actions, earlier if its delay needs that."""
+    def _ask(self, observation: Mapping[str, NDArray[Any]], stamp: float, now: float) -> None:
+        """Send a request when the next decision is due: after `execute` actions, earlier if its delay needs that.
+
+        A reading that the shield will not believe is not asked about: it is no place in time to put actions.
+        """
         step = self.manifest.control_period
+        fresh = -self.period <= now - stamp <= self.manifest.safety.max_observation_age
+        known = bool(self._history) and stamp <= self._history[-1][0]
+        if not fresh or known or invalid_observation(observation, self.manifest) is not None:
+            return
         self._history.append((stamp, observation))
         while self._history[0][0] < stamp - self.manifest.observation_horizon * step - self.period:
             self._history.popleft()
-        if not observation or stamp < self._next_request - self.period / 2.0:
+        if stamp < self._next_request - self.period / 2.0:
             return
         self.source.request(self._readings(stamp), self._sequence, stamp)
         self._sequence += 1
@@ -225,15 +230,13 @@ class Controller:
     def _readings(self, stamp: float) -> dict[str, NDArray[Any]]:
         """Return the last `observation_horizon` control steps (To, ...) of every signal, oldest first."""
         horizon, step = self.manifest.observation_horizon, self.manifest.control_period
+        names = [signal.name for signal in self.manifest.observation]
         if horizon == 1:
-            return dict(self._history[-1][1])
+            return {name: self._history[-1][1][name] for name in names}
         times = np.array([at for at, _ in self._history])
         wanted = stamp - step * np.arange(horizon - 1, -1, -1.0)
         nearest = [self._history[int(np.abs(times - at).argmin())][1] for at in wanted]
-        try:
-            return {key: np.stack([reading[key] for reading in nearest]) for key in nearest[-1]}
-        except (KeyError, ValueError):
-            return dict(nearest[-1])  # readings that do not fit together; the shield has refused them
+        return {name: np.stack([reading[name] for reading in nearest]) for name in names}
 
     def _send(self, command: NDArray[np.float64]) -> None:
         self.report.sent += 1
@@ -242,6 +245,15 @@ class Controller:
             self.robot.send(command)
         except Exception as error:
             self.stop(f"the robot takes no command: {type(error).__name__}: {error}")
+
+    def _hold(self) -> None:
+        """Have the robot stand still by its own means."""
+        if self.dry_run:
+            return
+        try:
+            self.robot.hold()
+        except Exception as error:
+            log.error("the robot does not hold: %s: %s", type(error).__name__, error)
 
     def finish(self) -> Report:
         """Wait for the recorder; return the report so far."""
@@ -253,36 +265,3 @@ class Controller:
         report.lateness, report.delay = self._lateness.milliseconds(), self._delay.milliseconds()
         report.inference = self._inference.milliseconds()
         return report
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Keep the garbage collector from looking again and again at what is there already."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def realtime(priority: int) -> Iterator[None]:
-    """Run this thread, and those that it starts meanwhile, under SCHED_FIFO with `priority`; 0 changes nothing.
-
-    Enter it before a client is made: its thread holds the interpreter's lock now and then, and must not be kept from
-    giving it back. Where the system does not allow it, that is logged, and everything goes on as it is.
-    """
-    before = None
-    if priority > 0:
-        try:
-            before = os.sched_getscheduler(0), os.sched_getparam(0)
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        except (OSError, AttributeError) as error:
-            before = None
-            log.warning("no SCHED_FIFO (%s): the loop shares its core with everything else", error)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.sched_setscheduler(0, *before)

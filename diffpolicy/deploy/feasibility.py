@@ -56,7 +56,12 @@ class FeasibleRuntime:
             if chunk.feasible is None or threshold is None or chunk.feasible <= threshold:
                 self.counts["first" if attempt == 0 else RESAMPLED] += 1
                 return (chunk if attempt == 0 else _flagged(chunk, RESAMPLED)), memory
-            if best is None or best.feasible is None or not best.feasible <= chunk.feasible:
+            # NaN is the worst of all, whichever comes first.
+            if (
+                best is None
+                or best.feasible is None
+                or not best.feasible <= np.nan_to_num(chunk.feasible, nan=np.inf)
+            ):
                 best = chunk
         assert best is not None
         self.counts[BACKUP] += 1

@@ -56,8 +56,7 @@ def state_vector(state: JointState, names: Sequence[str]) -> NDArray[np.float32]
 
 def trajectory_point(command: NDArray[np.float64], names: Sequence[str], period: float) -> TrajectoryPoint:
     """Return the message that brings the joints `names` to `command` (A,) within `period` [s]."""
-    seconds = int(period)
-    nanoseconds = round((period - seconds) * 1e9)
+    seconds, nanoseconds = divmod(round(period * 1e9), 1_000_000_000)
     return TrajectoryPoint(tuple(names), tuple(float(value) for value in command), seconds, nanoseconds)
 
 
@@ -90,6 +89,8 @@ class JointRobot:
         self._period, self._publish, self._clock = period, publish, clock
         self._lock = threading.Lock()
         self._newest: tuple[JointState, float] | None = None
+        self._oldest = manifest.safety.max_observation_age
+        self._command: NDArray[np.float64] | None = None
 
     def receive(self, state: JointState, age: float = 0.0) -> None:
         """Take in a joint state that was measured `age` [s] ago."""
@@ -97,8 +98,10 @@ class JointRobot:
             self._newest = state, self._clock() - age
 
     def start(self) -> NDArray[np.float64]:
-        """Return where the joints are; DeployError if that is not known yet."""
-        state, _ = self._last()
+        """Return where the joints are; DeployError if that is not known, or was last known too long ago."""
+        state, stamp = self._last()
+        if (age := self._clock() - stamp) > self._oldest:
+            raise DeployError(f"the newest joint state is {age:.2f} s old: the joints may be anywhere by now")
         return state_vector(state, self._joints).astype(np.float64)
 
     def read(self) -> tuple[Mapping[str, NDArray[Any]], float]:
@@ -108,11 +111,15 @@ class JointRobot:
 
     def send(self, command: NDArray[np.float64]) -> None:
         """Publish the command for the next period."""
+        self._command = command
         self._publish(trajectory_point(command, self._joints, self._period))
 
     def hold(self) -> None:
-        """Publish where the joints are."""
-        self.send(self.start())
+        """Publish the last command again; nothing if there was none. Where the joints are measured is not where they
+        are held: they would sag.
+        """
+        if self._command is not None:
+            self.send(self._command)
 
     def _last(self) -> tuple[JointState, float]:
         with self._lock:

@@ -43,6 +43,7 @@ class LeRobotAdapter:
                 "the manifest names no elements: export with observation_names and action_names"
             )
         self._robot, self._manifest, self._clock = robot, manifest, clock
+        self._command: NDArray[np.float64] | None = None
 
     def start(self) -> NDArray[np.float64]:
         """Return where the robot is; DeployError if it does not say so by the names of its actions."""
@@ -63,12 +64,14 @@ class LeRobotAdapter:
 
     def send(self, command: NDArray[np.float64]) -> None:
         """Send positions by name."""
+        self._command = command
         named = zip(self._manifest.action.names, command, strict=True)
         self._robot.send_action({name: float(value) for name, value in named})
 
     def hold(self) -> None:
-        """Send where it is."""
-        self.send(self.start())
+        """Send the last command again; nothing if there was none."""
+        if self._command is not None:
+            self.send(self._command)
 
     @staticmethod
     def _value(seen: Mapping[str, Any], name: str) -> Any:

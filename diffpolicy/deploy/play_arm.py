@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffpolicy.deploy.client import PolicyClient
-from diffpolicy.deploy.controller import Controller, Report, realtime
+from diffpolicy.deploy.controller import Controller
 from diffpolicy.deploy.push_arm import PushArm
-from diffpolicy.deploy.recorder import Recorder
+from diffpolicy.deploy.realtime import realtime
+from diffpolicy.deploy.run_report import Report
 
 PATIENCE = 60.0  # [s] for the server to be there
 SWITCH = 0.0005  # [s] after which a thread that computes in Python lets another one run; the default is 5 ms
@@ -65,8 +66,7 @@ def play(uri: str, folder: Path, seconds: float, rate: float, seed: int, priorit
 def _play(client: PolicyClient, folder: Path, seconds: float, rate: float, seed: int) -> Report:
     manifest = client.wait(PATIENCE)
     robot = TracedArm(seed, round((seconds + 5.0) * rate))
-    recorder = Recorder(manifest, 1.0 / rate, folder / "trips")
-    controller = Controller(robot, client, manifest, recorder, rate=rate)
+    controller = Controller(robot, client, manifest, folder / "trips", rate=rate)
     client.shield_counts = controller.shield.counts
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,7 +78,7 @@ def _play(client: PolicyClient, folder: Path, seconds: float, rate: float, seed:
         "coverages": [round(value, 4) for value in robot.coverages],
         "client": client.counts,
         "events": [event._asdict() for event in controller.shield.events],
-        "failed_records": recorder.failures,
+        "failed_records": controller.recorder.failures,
         "weights_sha256": manifest.weights_sha256,
     }
     (folder / "controller.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")

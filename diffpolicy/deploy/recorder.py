@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -62,15 +63,22 @@ class Recorder:
         copied = {key: np.array(value) for key, value in tick.observation.items()}
         self._ticks.append(tick._replace(observation=copied))
 
-    def dump(self, name: str, reason: str, events: Sequence[Event] = ()) -> None:
-        """Write what there is as `name`.npz and .json, in the background; `failures` keeps what went wrong."""
+    def clear(self) -> None:
+        """Forget what there is: the shield has been reset, and what comes does not follow from it."""
+        self._ticks.clear()
+
+    def dump(self, reason: str, events: Sequence[Event] = ()) -> None:
+        """Write what there is as trip-NNN.npz and .json, in the background; `failures` keeps what went wrong.
+
+        The number is one above those in the folder: no record is ever written over.
+        """
         ticks, told = list(self._ticks), list(events)
         previous = self._writer
 
         def write() -> None:
             if previous is not None:
                 previous.join()
-            self._write(name, reason, ticks, told)
+            self._write(reason, ticks, told)
 
         self._writer = threading.Thread(target=write, name="recorder", daemon=True)
         self._writer.start()
@@ -80,8 +88,11 @@ class Recorder:
         if self._writer is not None:
             self._writer.join()
 
-    def _write(self, name: str, reason: str, ticks: list[Tick], events: list[Event]) -> None:
+    def _write(self, reason: str, ticks: list[Tick], events: list[Event]) -> None:
+        name = "trip"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = _free_name(self._folder)
             arrays, rest = _table(ticks, self._manifest)
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -97,7 +108,6 @@ class Recorder:
                 "manifest": self._manifest.as_dict(),
             }
             text = json.dumps(document, indent=1, allow_nan=False)
-            self._folder.mkdir(parents=True, exist_ok=True)
             _replace(self._folder / f"{name}.npz", packed)
             _replace(self._folder / f"{name}.json", text.encode())
         except Exception as error:  # the robot goes on; what was lost is said
@@ -106,6 +116,12 @@ class Recorder:
         else:
             self.dumped.append(self._folder / f"{name}.json")
             log.warning("recorded the last %d periods: %s", len(ticks), self.dumped[-1])
+
+
+def _free_name(folder: Path) -> str:
+    """Return "trip-NNN" with a number above all that are there, whole or in part."""
+    found = [re.match(r"trip-(\d+)\.", path.name) for path in folder.iterdir()]
+    return f"trip-{max((int(match[1]) for match in found if match), default=0) + 1:03d}"
 
 
 def _replace(path: Path, content: bytes) -> None:

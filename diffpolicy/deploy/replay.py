@@ -1,7 +1,9 @@
 """What happened before a trip? Reads a recorder's dump, tells it, and lets the shield judge everything again."""
 
 import hashlib
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,56 @@ def load_recording(path: Path | str) -> Recording:
         raise DeployError(f"{path} is no record of format {FORMAT}")
     if hashlib.sha256(packed).hexdigest() != document.get("arrays_sha256"):
         raise DeployError(f"{path.with_suffix('.npz')} is not the file that {path.name} was written for")
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored.files}
-    return Recording(path, arrays, document, Manifest.from_dict(document["manifest"]))
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        recording = Recording(path, arrays, document, Manifest.from_dict(document["manifest"]))
+        _check(recording)
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DeployError(f"{path} is no complete record: {type(error).__name__}: {error}") from error
+    return recording
+
+
+def _check(recording: Recording) -> None:
+    """Raise KeyError, TypeError or ValueError where the shapes and kinds are not those that a recorder writes."""
+    arrays, document, manifest = recording.arrays, recording.document, recording.manifest
+    count, size = len(arrays["now"]), manifest.action.shape
+    rest, before = document["rest"], document["before"]
+    if count == 0 or not float(document["period"]) > 0.0:
+        raise ValueError("no periods")
+    if rest is not None and np.array(rest, np.float64).shape != size:
+        raise ValueError(f"rest is {rest!r:.40}, expected numbers {size}")
+    if not isinstance(before, dict) or {"latched", "accepted_at", "now", "seen", "seen_at"} - set(before):
+        raise ValueError("before does not say what the shield knew")
+    shapes: dict[str, tuple[int, ...]] = {
+        "action": (count, *size),
+        "command": (count, *size),
+        "seen_command": size,
+    }
+    for key in (
+        "now",
+        "stamp",
+        "lateness",
+        "readable",
+        "proposed",
+        "valid_until",
+        "judged",
+        "feasible",
+        "holding",
+    ):
+        shapes[key] = (count,)
+    for signal in manifest.observation:
+        shapes[f"observation/{signal.name}"] = (count, *signal.shape)
+        if before["seen"]:
+            shapes[f"seen/{signal.name}"] = signal.shape
+    for key in Motion._fields:
+        shapes[f"motion/{key}"] = (len(arrays["motion/stop"]), *size) if key == "stop" else size
+    for key, shape in shapes.items():
+        if arrays[key].shape != shape or arrays[key].dtype.kind not in "fiub":
+            raise ValueError(f"{key} is {arrays[key].dtype} {arrays[key].shape}, expected numbers {shape}")
+    for key in ("steps", "reasons", "latched", "stops", "flags"):
+        if not isinstance(document[key], list) or len(document[key]) != count:
+            raise ValueError(f"{key} is a list with an entry for each of {count} periods")
 
 
 def rerun(recording: Recording) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ stop is no emergency stop (ISO 13850): those belong to hardware.
 
 import logging
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from diffpolicy.deploy.checks import (
     invalid_observation,
     outside_workspace,
 )
+from diffpolicy.deploy.errors import ManifestError
 from diffpolicy.deploy.limiter import Motion, MotionLimiter
 from diffpolicy.deploy.manifest import Manifest
 
@@ -47,6 +49,7 @@ FROZEN_MOVE = (
 )
 BACKUP = "backup"  # the flag of an action that the server chose because no better one was feasible
 EVENTS = 256  # kept
+OUTSIDE = 0.01  # of the range of an action: how far outside a robot may stand in the beginning
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +109,12 @@ class Shield:
         self.events: deque[Event] = deque(maxlen=EVENTS)
         self.commands = 0
         self._active: tuple[str, ...] = ()
-        self.reset(np.zeros(len(manifest.safety.position_low)))
+        low, high = self.limiter.low, self.limiter.high
+        if rest is not None and not (rest.shape == low.shape and ((low <= rest) & (rest <= high)).all()):
+            raise ManifestError(
+                f"the command of standing still, {rest}, is outside the limits {low} to {high}"
+            )
+        self.reset((low + high) / 2.0)
 
     @property
     def latched(self) -> str | None:
@@ -116,12 +124,20 @@ class Shield:
     def reset(self, command: NDArray[Any], now: float = -np.inf) -> None:
         """Unlatch, for a robot that stands at `command` (A,): what it would be sent to stay as it is.
 
-        Raises ValueError for a command that is no place to start from.
+        Raises ValueError for a command that is no place to start from: not finite, or outside the limits of position by
+        more than 1 % of their range, from where the first command would be a leap. Less is sensors' noise.
         """
         start = np.asarray(command, np.float64)
         if start.shape != self.manifest.action.shape or not np.isfinite(start).all():
             raise ValueError(f"a robot stands at finite numbers {self.manifest.action.shape}, got {command}")
         motion = self.limiter.at_rest(start)
+        far = np.abs(motion.position - start) > OUTSIDE * (self.limiter.high - self.limiter.low)
+        if far.any():
+            place = int(far.argmax())
+            raise ValueError(
+                f"{self.manifest.action.element(place)} stands at {start[place]:.4g}, outside "
+                f"[{self.limiter.low[place]:g}, {self.limiter.high[place]:g}]: move it inside by hand"
+            )
         self.state = ShieldState(motion, None, None, now, None, now, motion.position)
 
     def filter(
@@ -138,6 +154,7 @@ class Shield:
         outside makes this raise.
         """
         before = self.state
+        observation = observation if isinstance(observation, Mapping) else {}
         self._watch(observation, now)
         step, text = self._refusal(proposal, observation, stamp, now, stop)
         held = step is not None
@@ -159,14 +176,11 @@ class Shield:
             action = np.asarray(proposal.action, np.float64)
             limiting = self._limiting(action)
             command = self.limiter.step(action)
-            if (
-                not limiting
-                and np.abs(command - action).max() > 1e-9 * np.abs(self.limiter.high - self.limiter.low).max()
-            ):
+            if not limiting and self._moved(command, action):
                 limiting = ["braking"]
             steps += limiting
         self.state = self.state._replace(
-            motion=self.limiter.motion, latched=latched, accepted_at=accepted_at, now=max(now, before.now)
+            motion=self.limiter.motion, latched=latched, accepted_at=accepted_at, now=max(before.now, now)
         )
         self._note(tuple(steps), reason, now, before.latched, latched)
         return Verdict(command, tuple(steps), held, latched, reason)
@@ -182,7 +196,7 @@ class Shield:
         """Return the first step that does not let the action pass, with the reason; (None, "") if it passes."""
         if stop is not None:
             return "stop", stop
-        if now < self.state.now:
+        if not now >= self.state.now:  # NaN too
             return "clock", f"the clock went back by {1e3 * (self.state.now - now):.1f} ms"
         if (wrong := invalid_observation(observation, self.manifest)) is not None:
             return "invalid", wrong
@@ -200,19 +214,24 @@ class Shield:
         if not now <= proposal.valid_until:
             return "late", f"the action's validity ended {1e3 * (now - proposal.valid_until):.0f} ms ago"
         threshold, value = self.safety.feasible_below, proposal.feasible
-        backed = BACKUP in proposal.flags
-        if value is not None and threshold is not None and not backed and not value <= threshold:  # NaN too
+        if value is None or threshold is None:
+            return None, ""
+        if np.isnan(value):  # whatever its flags
+            return "infeasible", "the critics' value is nan"
+        if value > threshold and BACKUP not in proposal.flags:
             return "infeasible", f"feasible value {value:.3g} is above {threshold:g}"
         return None, ""
 
     def _watch(self, observation: Reading, now: float) -> None:
         """Note when a reading last changed, and what the command was then."""
         seen = self.state.seen
-        same = seen is not None and all(
-            np.array_equal(observation[key], seen[key]) if key in observation else False for key in seen
+        same = bool(seen) and all(
+            _is_array(observation.get(key)) and np.array_equal(observation[key], value)
+            for key, value in (seen or {}).items()
         )
         if not same:
-            kept = {key: np.array(value) for key, value in observation.items()}
+            signals = [signal.name for signal in self.manifest.observation]
+            kept = {key: np.array(observation[key]) for key in signals if _is_array(observation.get(key))}
             self.state = self.state._replace(seen=kept, seen_at=now, seen_command=self.state.motion.position)
 
     def _frozen(self, now: float) -> bool:
@@ -253,3 +272,7 @@ class Shield:
             if step in STEPS[:4]:
                 log.warning("holding, %s: %s", step, reason)
                 self.events.append(Event(now, step, reason))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)

@@ -1,7 +1,8 @@
 """A robot, policies and a manifest to test the controller with."""
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from diffpolicy.deploy.chunks import Chunk
 from diffpolicy.deploy.controller import Controller
 from diffpolicy.deploy.local import LocalSource
 from diffpolicy.deploy.manifest import Manifest, Safety, Signal
-from diffpolicy.deploy.recorder import Recorder
 
 PERIOD = 0.02
 SAFETY = Safety(
@@ -93,27 +93,48 @@ class Circle:
 
 def controller(robot: Any, source: Any, folder: Path, **changes: Any) -> Controller:
     known = source.runtime.manifest if hasattr(source, "runtime") else source.manifest
-    made = Controller(robot, source, known, Recorder(known, PERIOD, folder), rate=1.0 / PERIOD, **changes)
+    made = Controller(robot, source, known, folder, rate=1.0 / PERIOD, **changes)
     made.start()
     return made
 
 
+def run_until(control: Controller, until: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Run until something has happened, however long a busy machine takes for it; `seconds` are for it not to hang."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set() and not until():
+            time.sleep(0.005)
+        over.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        control.run(seconds, over)
+    finally:
+        over.set()
+
+
 def run(
-    tmp_path: Path, policy: Circle, robot: Any = None, seconds: float = 1.2, **changes: Any
+    tmp_path: Path,
+    policy: Circle,
+    robot: Any = None,
+    until: Callable[[Controller], Any] = lambda control: control.shield.latched,
+    **changes: Any,
 ) -> tuple[Controller, Any]:
+    """Control `robot` until it is stopped, or `until` something else."""
     robot = ToyRobot() if robot is None else robot
     source = LocalSource(policy)
     control = controller(robot, source, tmp_path, **changes)
     try:
-        control.run(seconds)
+        run_until(control, lambda: until(control))
     finally:
         source.close()
     return control, robot
 
 
-def assert_held(robot: ToyRobot) -> None:
-    """The robot stands where it is, and nothing it was ever sent leaves the limits."""
+def assert_held(robot: ToyRobot, times: int = 1) -> None:
+    """The robot stands where it is, for the `times`-th time, and nothing it was ever sent leaves the limits."""
     commands = np.array([np.array([5.0, 0.0]), *robot.sent])
     assert not any(audit(commands, SAFETY, PERIOD).values())
     assert np.array_equal(commands[-1], commands[-2])
-    assert robot.held == 1
+    assert robot.held == times

@@ -32,6 +32,13 @@ def test_positions_outside_are_found(value: float) -> None:
 def test_a_restart_forgets_where_the_robot_was() -> None:
     auditor = Auditor(SAFETY, PERIOD)
     auditor.add(np.array([1.0, 0.0]))
-    auditor.restart()
+    auditor.restart(np.array([9.0, 0.0]))
     auditor.add(np.array([9.0, 0.0]))
     assert (auditor.broken, auditor.commands) == (0, 2)
+
+
+def test_the_first_command_is_judged_by_where_the_robot_stands() -> None:
+    auditor = Auditor(SAFETY, PERIOD)
+    auditor.restart(np.array([9.0, 0.0]))
+    auditor.add(np.array([8.0, 0.0]))
+    assert auditor.counts["velocity"] == 1

@@ -36,6 +36,7 @@ class Listed:
         ([0.1, 0.2, -0.1, -0.5], 2, ("cold", "resampled"), 3),
         ([0.3, 0.1, 0.2], 1, ("cold", "backup"), 3),
         ([float("nan"), 0.4, 0.5], 1, ("cold", "backup"), 3),
+        ([0.4, float("nan"), 0.5], 0, ("cold", "backup"), 3),
     ],
 )
 def test_the_first_feasible_decision_else_the_safest(values, chosen, flags, decisions):

@@ -40,7 +40,9 @@ def test_what_is_not_there_is_named(name: str, message: str) -> None:
         state_vector(STATE, [name])
 
 
-@pytest.mark.parametrize(("period", "time"), [(0.02, (0, 20_000_000)), (1.5, (1, 500_000_000))])
+@pytest.mark.parametrize(
+    ("period", "time"), [(0.02, (0, 20_000_000)), (1.5, (1, 500_000_000)), (0.9999999999, (1, 0))]
+)
 def test_a_command_becomes_a_point_to_reach(period: float, time: tuple[int, int]) -> None:
     point = trajectory_point(np.array([1.0, 2.0]), ["a", "b"], period)
     assert point == TrajectoryPoint(("a", "b"), (1.0, 2.0), *time)
@@ -54,10 +56,14 @@ def test_a_robot_of_joints_reads_and_publishes() -> None:
     robot.receive(STATE, age=0.5)
     observation, stamp = robot.read()
     assert (observation["state"].tolist(), stamp) == (pytest.approx([4.0, 0.5, 0.2]), 49.5)
+    with pytest.raises(DeployError, match=r"0\.50 s old: the joints may be anywhere"):
+        robot.start()
+    robot.hold()
+    robot.receive(STATE)
     assert robot.start().tolist() == [4.0, 0.5]
     robot.send(np.array([4.1, 0.4]))
     robot.hold()
-    assert [point.positions for point in sent] == [(4.1, 0.4), (4.0, 0.5)]
+    assert [point.positions for point in sent] == [(4.1, 0.4), (4.1, 0.4)]
 
 
 def test_policies_that_need_more_than_joints_are_refused() -> None:
@@ -91,16 +97,16 @@ def test_the_controller_drives_joints_and_is_reset_from_another_thread(tmp_path:
     def person() -> None:
         for action, wanted in ((lambda: control.stop("service"), True), (control.restart, False)):
             time.sleep(0.3)
-            action()
             while (control.shield.latched is not None) != wanted:
-                time.sleep(0.002)
+                action()  # again, where a busy machine has latched it by itself
+                time.sleep(0.02)
         over.set()
 
     threading.Thread(target=person, daemon=True).start()
     report = control.run(20.0, over)
     source.close()
     assert report.steps["latched"] >= 1
-    assert report.latched == "stop: the run is over"  # the other stop was reset
+    assert "service" in [event.text.rpartition(" ")[2] for event in control.shield.events]
     assert len(sent) == report.sent + 1  # and what holding sent
     assert report.bypasses == 0
 

@@ -1,8 +1,10 @@
 """Records and their replay: the same commands again, a table that tells why, and damaged files refused."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +35,24 @@ def recorded(folder: Path, *, ticks: int = 100, kept: int = 60) -> tuple[Recordi
         verdict = shield.filter(proposal, observation, now, now)
         recorder.add(Tick(before, now, now, observation, proposal, None, verdict, 0.001))
         commands.append(verdict.command)
-    recorder.dump("trip-001", verdict.latched or "nothing", shield.events)
+    recorder.dump(verdict.latched or "nothing", shield.events)
     recorder.wait()
     assert recorder.failures == []
     return load_recording(recorder.dumped[0]), commands[-kept:]
+
+
+def stored(folder: Path) -> Recording:
+    """A small record."""
+    known = manifest()
+    shield, recorder = Shield(known, PERIOD), Recorder(known, PERIOD, folder)
+    for index in range(3):
+        now, reading = 50.0 + index * PERIOD, {"state": np.array([index, 0.0, 0.0], np.float32)}
+        proposal, before = Proposal(np.array([5.1, 0.1]), now + 1.0), shield.state
+        verdict = shield.filter(proposal, reading, now, now)
+        recorder.add(Tick(before, now, now, reading, proposal, None, verdict, 0.0))
+    recorder.dump("a test")
+    recorder.wait()
+    return load_recording(recorder.dumped[0])
 
 
 def test_the_shield_makes_the_same_commands_again(tmp_path: Path) -> None:
@@ -60,6 +76,44 @@ def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "trip.npz").write_bytes(b"")
     with pytest.raises(DeployError, match=r"trip\.json is no"):
         load_recording(tmp_path / "trip.json")
+
+
+KEYS = ["manifest", "period", "rest", "before", "steps", "reasons", "latched", "stops", "flags"]
+
+
+@pytest.mark.parametrize("value", ["missing", None, [], {}, "x", 7])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_document_from_somebody_else_is_refused_or_told(tmp_path: Path, key: str, value: Any) -> None:
+    recording = stored(tmp_path)
+    document = json.loads(recording.path.read_text())
+    if value == "missing":
+        del document[key]
+    else:
+        document[key] = value
+    recording.path.write_text(json.dumps(document))
+    try:
+        changed = load_recording(recording.path)
+        summary(changed)
+        rerun(changed)
+    except DeployError as error:
+        assert "trip-001.json" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "key", ["now", "command", "action", "motion/stop", "observation/state", "seen_command"]
+)
+def test_arrays_of_somebody_else_are_refused(tmp_path: Path, key: str) -> None:
+    recording = stored(tmp_path)
+    for arrays in (
+        {k: v for k, v in recording.arrays.items() if k != key},
+        {**recording.arrays, key: np.zeros(1)},
+    ):
+        np.savez(recording.path.with_suffix(".npz"), **arrays)
+        packed = recording.path.with_suffix(".npz").read_bytes()
+        document = {**recording.document, "arrays_sha256": hashlib.sha256(packed).hexdigest()}
+        recording.path.write_text(json.dumps(document))
+        with pytest.raises(DeployError, match=r"trip-001\.json is no complete record"):
+            load_recording(recording.path)
 
 
 def test_the_summary_tells_what_happened_and_when(tmp_path: Path) -> None:

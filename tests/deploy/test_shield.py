@@ -166,7 +166,10 @@ def test_time_that_goes_backwards_latches() -> None:
     drive = Driver()
     drive()
     drive.now -= 1.0
-    assert drive().latched is not None
+    assert (drive().latched or "").startswith("clock")
+    drive = Driver()
+    drive.now = np.nan
+    assert (drive().latched or "").startswith("clock")
 
 
 def test_only_a_reset_ends_a_stop() -> None:
@@ -190,6 +193,37 @@ def test_a_robot_with_a_rest_command_is_brought_to_it() -> None:
         commands.append(shield.filter(None, {"state": state}, now, now, "stop").command)
     assert np.allclose(commands[-1], [0.0, 0.0], atol=1e-9)
     assert not any(audit(np.array(commands), SAFETY, PERIOD).values())
+
+
+@pytest.mark.parametrize("rest", [np.array([-1.0, 0.0]), np.array([np.nan, 0.0]), np.array([5.0])])
+def test_a_rest_that_is_no_command_is_refused(rest: Any) -> None:
+    with pytest.raises(ManifestError, match="standing still"):
+        Shield(manifest(), PERIOD, rest=rest)
+
+
+def test_a_robot_far_outside_its_limits_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """From there the first command would be a leap to the limit."""
+    shield = Shield(manifest(), PERIOD)
+    with pytest.raises(ValueError, match=r"left stands at 10\.2, outside \[0, 10\]: move it inside"):
+        shield.reset(np.array([10.2, 0.0]))
+    shield.reset(np.array([10.05, 0.0]))
+    assert shield.state.motion.position.tolist() == [10.0, 0.0]
+
+
+@pytest.mark.parametrize("observation", [None, 5, {"state": [[1.0], [1.0, 2.0]]}, {"state": None}, {3: 4}])
+def test_what_is_no_observation_latches_and_does_not_raise(observation: Any) -> None:
+    drive = Driver()
+    drive()
+    for _ in range(3):
+        drive.now += PERIOD
+        verdict = drive.shield.filter(None, observation, drive.now, drive.now)
+    assert (verdict.latched or "").startswith("invalid: observation 'state' is missing")
+
+
+def test_a_value_that_is_no_number_is_not_let_pass_by_a_flag() -> None:
+    drive = Driver(safety=replace(SAFETY, feasible_below=0.0))
+    assert drive(feasible=float("nan"), flags=("backup",)).steps == ("infeasible",)
+    assert drive(feasible=0.5, flags=("backup",)).steps == ()
 
 
 def test_limits_of_the_wrong_size_are_refused() -> None:

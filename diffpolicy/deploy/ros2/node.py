@@ -4,15 +4,16 @@
 `diffpolicy.deploy.joints` and `diffpolicy.deploy.controller`; here is only what needs rclpy.
 """
 
+import signal
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from diffpolicy.deploy.client import PolicyClient
-from diffpolicy.deploy.controller import Controller, realtime
+from diffpolicy.deploy.controller import Controller
 from diffpolicy.deploy.joints import JointRobot, JointState, TrajectoryPoint
-from diffpolicy.deploy.recorder import Recorder
+from diffpolicy.deploy.realtime import realtime
 
 PARAMETERS = {
     "uri": "ws://127.0.0.1:8000",
@@ -28,14 +29,18 @@ FOREVER = 1e9  # [s]
 
 
 def main() -> None:
-    """Run until ROS shuts down."""
+    """Run until ROS shuts down, or SIGINT or SIGTERM; then brake the robot to rest."""
     import rclpy  # type: ignore[import-not-found]
     from rclpy.node import Node  # type: ignore[import-not-found]
+    from rclpy.signals import SignalHandlerOptions  # type: ignore[import-not-found]
 
-    rclpy.init()
+    # ROS's own handlers would close the publisher before the robot has been braked.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node("diffpolicy_controller")
     options = {name: node.declare_parameter(name, value).value for name, value in PARAMETERS.items()}
     stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     rclpy.get_default_context().on_shutdown(stop.set)
     with realtime(int(options["priority"])):
         client = PolicyClient(str(options["uri"]), token=str(options["token"]) or None)
@@ -75,15 +80,19 @@ def _control(node: Any, client: PolicyClient, options: dict[str, Any], stop: thr
 
     node.create_subscription(JointStateMessage, str(options["joint_states"]), receive, 1)
     threading.Thread(target=rclpy.spin, args=(node,), daemon=True).start()
-    recorder = Recorder(manifest, period, Path(str(options["log_folder"])))
     controller = Controller(
-        robot, client, manifest, recorder, rate=1.0 / period, dry_run=bool(options["dry_run"])
+        robot,
+        client,
+        manifest,
+        Path(str(options["log_folder"])),
+        rate=1.0 / period,
+        dry_run=bool(options["dry_run"]),
     )
     client.shield_counts = controller.shield.counts
 
     def reset(_: Any, response: Any) -> Any:
         controller.restart()
-        response.success, response.message = True, "reset: the robot goes on from where it stands"
+        response.success, response.message = True, "reset: the robot goes on once it stands"
         return response
 
     def halt(_: Any, response: Any) -> Any:
