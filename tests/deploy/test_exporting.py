@@ -31,6 +31,12 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
+    """A policy that is compiled in a second."""
+    return TorchRuntime(gaussian_checkpoint(tmp_path_factory.mktemp("gaussian")), "mean")
+
+
+@pytest.fixture(scope="module")
 def exported(runtime: TorchRuntime, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     real = {"state": np.random.default_rng(1).uniform(100, 400, (6, 2, 5)).astype(np.float32)}
     folder = tmp_path_factory.mktemp("export") / "policy"
@@ -174,7 +180,7 @@ def test_what_cannot_be_decided_from_is_refused(exported: Exported) -> None:
 
 
 def test_a_graph_that_computes_something_else_is_told(
-    runtime: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = exporting.load
 
@@ -183,13 +189,15 @@ def test_a_graph_that_computes_something_else_is_told(
         return lambda feed: {name: value + np.float32(0.05) for name, value in run(feed).items()}
 
     monkeypatch.setattr(exporting, "load", off)
-    written = export(runtime, tmp_path / "off", samples=2, decisions=0)
+    written = export(small, tmp_path / "off", samples=2, decisions=0)
     with pytest.raises(ParityError, match=r"differs from PyTorch by 0\.05"):
         written.check()
     assert json.loads((written.folder / "parity.json").read_text())["passed"] is False
 
 
-def test_only_exports_are_replaced(runtime: TorchRuntime, copy: Path, tmp_path: Path) -> None:
+def test_only_exports_are_replaced(
+    runtime: TorchRuntime, small: TorchRuntime, copy: Path, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(DeployError, match="is no export"):
@@ -202,9 +210,8 @@ def test_only_exports_are_replaced(runtime: TorchRuntime, copy: Path, tmp_path: 
         export(runtime, copy / "manifest.json")
     with pytest.raises(DeployError, match="onnx, pt2"):
         export(runtime, copy, "tensorrt")  # type: ignore[arg-type]
-    mean = TorchRuntime(gaussian_checkpoint(tmp_path / "gaussian"), "mean")
     (tmp_path / "link").symlink_to(copy)
-    export(mean, tmp_path / "link", samples=2, decisions=0)
+    export(small, tmp_path / "link", samples=2, decisions=0)
     assert (tmp_path / "link").is_symlink()
     assert not (copy / "warm.onnx").exists()
     assert ExportedPolicy(copy).manifest.arm == "mean"
@@ -212,14 +219,14 @@ def test_only_exports_are_replaced(runtime: TorchRuntime, copy: Path, tmp_path: 
 
 
 def test_a_failed_export_leaves_what_was_there(
-    runtime: TorchRuntime, copy: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: TorchRuntime, small: TorchRuntime, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(exporting, "written_report", fails)
     with pytest.raises(OSError, match="disk full"):
-        export(runtime, copy, samples=1, decisions=0)
+        export(small, copy, samples=1, decisions=0)
     assert ExportedPolicy(copy).manifest == runtime.manifest
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
