@@ -136,5 +136,5 @@ def assert_held(robot: ToyRobot, times: int = 1) -> None:
     """The robot stands where it is, for the `times`-th time, and nothing it was ever sent leaves the limits."""
     commands = np.array([np.array([5.0, 0.0]), *robot.sent])
     assert not any(audit(commands, SAFETY, PERIOD).values())
-    assert np.array_equal(commands[-1], commands[-2])
+    assert np.allclose(commands[-1], commands[-2], rtol=0.0, atol=1e-9)
     assert robot.held == times

@@ -187,7 +187,7 @@ def test_a_robot_that_stops_slowly_is_at_rest_when_the_run_is_over(tmp_path: Pat
     control.start()
     control.run(2.0)
     assert robot.held == 1
-    assert np.array_equal(robot.sent[-1], robot.sent[-2])
+    assert np.allclose(robot.sent[-1], robot.sent[-2], rtol=0.0, atol=1e-9)
     assert audit(np.array(robot.sent), slow, PERIOD)["jerk"] == 0
 
 
