@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 import envs
@@ -56,7 +56,8 @@ def job(cfg: DictConfig, task: envs.Task, arm: str, seed: int, path: Path) -> Jo
     run = Path(cfg.run).resolve() / task.name / arm.replace(" ", "_") / f"seed-{seed}"
     changed = {"task": task.id, "data": str(path), "seed": seed, "run": str(run), "device": cfg.device}
     shared = {name: cfg[name] for name in ("threads", "progress", "checkpoint_every", "log_every")}
-    settings = OmegaConf.merge(options, options.arms[arm] or {}, changed, shared)
+    with open_dict(cfg):  # the verb has more options than the suite names
+        settings = OmegaConf.merge(options, options.arms[arm] or {}, changed, shared)
     assert isinstance(settings, DictConfig)
     checkpoint = train(settings)
     of = {
