@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffpolicy.training import digest
 from world_models.errors import WorldModelError
-from world_models.state import Imagined, StateWorldModel
+from world_models.state import Imagined
 from world_models.windows import advance, blend
 
 
@@ -55,23 +55,17 @@ class ImaginationConfig:
     """Episodes end after `horizon` steps, or where the model's uncertainty is above `max_uncertainty`.
 
     An episode cut off by uncertainty ends in a violation: nobody knows what comes then, so it costs `unknown_cost`.
-    Uncertainty takes all members to know; where it is not `measured` it reads 0, and a step takes one member's time.
     """
 
     horizon: int = 20
     max_uncertainty: float | None = None
     unknown_cost: float = 1.0
-    measured: bool = True
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.unknown_cost < 0.0:
             raise WorldModelError(f"imagined episodes have a step or more and costs >= 0, got {self}")
         if self.max_uncertainty is not None and not self.max_uncertainty > 0.0:
             raise WorldModelError(f"max_uncertainty is positive, got {self.max_uncertainty}")
-        if self.max_uncertainty is not None and not self.measured:
-            raise WorldModelError(
-                "max_uncertainty needs uncertainty to be measured: leave measured=False out"
-            )
 
 
 class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
@@ -147,7 +141,7 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
             )
         taken = torch.cat([self._window.actions[:, :-1], actions.clamp(-1.0, 1.0)[:, None]], dim=1)
         moment = self._window._replace(actions=taken)
-        imagined = self._imagine(moment)
+        imagined = self.model.imagine(moment, self._member, self._generator)
         chance = torch.rand(self.num_envs, generator=self._generator, device=self.device)
         terminated = chance < imagined.terminations
         self._steps += 1
@@ -166,13 +160,6 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
         }
         self._restart(terminated | truncated)
         return self._window.observations[:, -1], imagined.rewards, terminated, truncated, info
-
-    def _imagine(self, moment: Any) -> Imagined:
-        """Return what the members in charge expect; models of one network alone are as quick either way."""
-        if self.config.measured or not isinstance(self.model, StateWorldModel):
-            return self.model.imagine(moment, self._member, self._generator)
-        expected = self.model.expect(moment, self._member, self._generator)
-        return Imagined(*expected, torch.zeros_like(expected.rewards))
 
     def check_frozen(self) -> str:
         """Return the SHA-256 of the model's weights.

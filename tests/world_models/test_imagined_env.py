@@ -105,19 +105,3 @@ def test_bad_actions_and_steps_before_a_reset_are_refused(trained: Train):
             env.step(actions)
     with pytest.raises(WorldModelError, match="one seed"):
         env.reset(seed=[1, 2])
-
-
-def test_without_uncertainty_it_imagines_the_same_and_says_0(trained: Train):
-    actions = torch.linspace(-1.0, 1.0, 16)[:, None]
-    found = []
-    for measured in (True, False):
-        env = made(trained, ImaginationConfig(horizon=5, measured=measured))
-        env.reset(seed=3)
-        found.append([env.step(actions) for _ in range(4)])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one[:2], other[:2], rtol=1e-5, atol=1e-5)
-        assert torch.equal(one[2], other[2])
-        assert (one[4]["uncertainty"] > 0.0).all()
-        assert (other[4]["uncertainty"] == 0.0).all()
-    with pytest.raises(WorldModelError, match="needs uncertainty"):
-        ImaginationConfig(max_uncertainty=1.0, measured=False)
