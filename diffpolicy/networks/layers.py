@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from diffpolicy.networks.convolution import Convolution1d
+
 Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
 
 
@@ -28,9 +30,8 @@ def conv1d(
     inputs: int, outputs: int, kernel: int, generator: torch.Generator, *, stride: int = 1
 ) -> nn.Conv1d:
     """Return a convolution (B, inputs, L) -> (B, outputs, ceil(L / stride)) drawn from `generator`."""
-    return _drawn(
-        nn.Conv1d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, device="meta"), generator
-    )
+    kind = Convolution1d if stride == 1 else nn.Conv1d
+    return _drawn(kind(inputs, outputs, kernel, stride=stride, padding=kernel // 2, device="meta"), generator)
 
 
 def conv2d(
