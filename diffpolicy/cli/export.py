@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         runtime,
         Path(cfg.run) / "policy" if cfg.to is None else Path(cfg.to),
         cfg.format,
-        real=_real(runtime, cfg.data, cfg.samples),
+        real=real_readings(runtime, cfg.data, cfg.samples),
         samples=cfg.samples,
         decisions=cfg.decisions,
         threads=cfg.threads,
@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
     found.check()
 
 
-def _real(runtime: TorchRuntime, path: str | None, count: int) -> dict[str, NDArray[Any]] | None:
+def real_readings(runtime: TorchRuntime, path: str | None, count: int) -> dict[str, NDArray[Any]] | None:
     """Return windows of readings (N, To, ...) spread over a dataset; None where there is none to be had."""
     task = envs.task(runtime.checkpoint.manifest["task"])
     if path is None and task.id not in SHIPPED:

@@ -61,8 +61,14 @@ class Exported:
     latencies: Sequence[Latency]
 
     def check(self) -> None:
-        """Raise ParityError, naming the worst output, unless every difference is within the tolerance."""
-        worst = max(self.differences, key=lambda row: row.error)
+        """Raise ParityError, naming the worst output, unless all is finite and within the tolerance."""
+        worst = max(self.differences, key=lambda row: (row.not_finite, row.error))
+        if worst.not_finite:
+            raise ParityError(
+                f"{worst.output} of the graph {worst.graph!r} holds NaN or infinity ({worst.not_finite} numbers on "
+                f"{worst.inputs} inputs, in the export or in PyTorch): see {self.folder.name}/parity.md and do not "
+                "deploy it. Look for NaN in the checkpoint's weights first, then choose another arm"
+            )
         if not worst.passed:
             raise ParityError(
                 f"{worst.output} of the graph {worst.graph!r} differs from PyTorch by {worst.error:.2g} on "
@@ -159,13 +165,14 @@ def _write(
     shutil.copyfile(run_policy.__file__, folder / "run_policy.py")
     players = {format: Player(spec, runs), "torch": runtime.player}
     newest = {name: reading[:, -1] for name, reading in readings.get("real", readings["random"]).items()}
-    times = latencies(players, newest, decisions) if decisions else []
+    finite = not any(row.not_finite for row in differences)  # a player refuses to go on otherwise
+    times = latencies(players, newest, decisions) if decisions and finite else []
     written_report(folder, manifest, format, differences, times, machine)
     spec = json.loads(
         json.dumps(spec | {"sha256": {path.name: file_hash(path) for path in folder.iterdir()}})
     )
     spec["sha256"][SPEC] = spec_hash(spec)
-    (folder / SPEC).write_text(json.dumps(spec, indent=1) + "\n")
+    (folder / SPEC).write_text(json.dumps(spec, indent=1, allow_nan=False) + "\n")
     return differences, times
 
 
@@ -220,7 +227,8 @@ def _scales(
     if "plan" in expected[0]:
         scales["plan"] = 1.0
     if "feasible" in expected[0]:
-        scales["feasible"] = max(1.0, max(float(np.abs(each["feasible"]).max()) for each in expected))
+        values = np.abs(np.stack([each["feasible"] for each in expected]))
+        scales["feasible"] = max(1.0, float(values[np.isfinite(values)].max(initial=0.0)))
     return scales
 
 

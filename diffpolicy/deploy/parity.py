@@ -28,7 +28,8 @@ class Difference:
     """Of one output of one graph over `samples` inputs: the largest differences from PyTorch.
 
     `absolute` is in the output's own unit, `relative` to the largest value, and `error` in units of what the tolerance
-    is for: half the range of an action, 1 for normalised plans, the scale of critics' values.
+    is for: half the range of an action, 1 for normalised plans, the scale of critics' values. They are of the numbers
+    that are finite on both sides; `not_finite` counts the others.
     """
 
     graph: str
@@ -38,11 +39,12 @@ class Difference:
     absolute: float
     relative: float
     error: float
+    not_finite: int
 
     @property
     def passed(self) -> bool:
-        """Whether it is within the tolerance; NaN is not."""
-        return self.error <= TOLERANCE
+        """Whether everything is finite and within the tolerance."""
+        return self.not_finite == 0 and self.error <= TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ def compare(
     rows = []
     for output in expected[0]:
         right = np.stack([each[output] for each in expected]).astype(np.float64)
-        difference = np.abs(np.stack([each[output] for each in found]) - right)
-        difference = np.nan_to_num(difference, nan=np.inf)
+        left = np.stack([each[output] for each in found]).astype(np.float64)
+        finite = np.isfinite(left) & np.isfinite(right)
+        left, right = np.where(finite, left, 0.0), np.where(finite, right, 0.0)
+        difference = np.abs(left - right)
         largest = float(difference.max())
         rows.append(
             Difference(
@@ -113,6 +117,7 @@ def compare(
                 largest,
                 largest / max(float(np.abs(right).max()), 1e-12),
                 float((difference / np.asarray(scales[output])).max()),
+                int((~finite).sum()),
             )
         )
     return rows

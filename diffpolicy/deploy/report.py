@@ -26,7 +26,7 @@ def written_report(
         "latency_ms": [asdict(row) for row in latencies],
         "machine": machine,
     }
-    (folder / "parity.json").write_text(json.dumps(document, indent=1) + "\n")
+    (folder / "parity.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     (folder / "parity.md").write_text(markdown(manifest, format, differences, latencies, machine))
 
 
@@ -45,11 +45,11 @@ def markdown(
         f"Every output is {verdict} {TOLERANCE:g} of PyTorch's, in units of half an action's range, of normalised "
         "plans (1), and of the critics' largest value.",
         "",
-        "| graph | inputs | output | samples | error | largest absolute | relative |",
-        "|---|---|---|---|---|---|---|",
+        "| graph | inputs | output | samples | error | largest absolute | relative | NaN or infinite |",
+        "|---|---|---|---|---|---|---|---|",
         *(
             f"| {row.graph} | {row.inputs} | {row.output} | {row.samples} | {row.error:.1e} | {row.absolute:.1e} | "
-            f"{row.relative:.1e} |"
+            f"{row.relative:.1e} | {row.not_finite} |"
             for row in differences
         ),
     ]

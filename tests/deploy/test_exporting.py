@@ -195,6 +195,31 @@ def test_a_graph_that_computes_something_else_is_told(
     assert json.loads((written.folder / "parity.json").read_text())["passed"] is False
 
 
+def test_a_graph_that_computes_nan_is_told(
+    small: TorchRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = exporting.load
+
+    def broken(path: Path, graph: Any, threads: int) -> Any:
+        run = found(path, graph, threads)
+        return lambda feed: {name: value * np.float32(np.nan) for name, value in run(feed).items()}
+
+    monkeypatch.setattr(exporting, "load", broken)
+    written = export(small, tmp_path / "nan", samples=2, decisions=3)
+    with pytest.raises(ParityError, match=r"holds NaN or infinity \(4 numbers"):
+        written.check()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    report, _ = (
+        json.loads((written.folder / name).read_text(), parse_constant=refuse)
+        for name in ("parity.json", SPEC)
+    )
+    assert (report["passed"], report["latency_ms"]) == (False, [])
+    assert "**NOT within**" in (written.folder / "parity.md").read_text()
+
+
 def test_only_exports_are_replaced(
     runtime: TorchRuntime, small: TorchRuntime, copy: Path, tmp_path: Path
 ) -> None:
