@@ -289,6 +289,7 @@ def test_a_server_killed_in_mid_chunk_stops_the_robot_and_is_found_again(tmp_pat
         with process(port):
             while source.counts["connections"] < 2:
                 time.sleep(0.02)
+            assert control.shield.latched
             control.start()
             known = control.report.chunks
             run_until(control, lambda: control.report.chunks > known)

@@ -219,6 +219,7 @@ def test_whatever_ends_a_run_the_robot_is_held_and_the_record_written(
     with pytest.raises(type(error)):
         control.run(2.0)
     assert robot.held == 1
+    assert broken(robot) == {}
     assert (
         load_recording(tmp_path / "trip-001.json")
         .document["reason"]
@@ -259,7 +260,9 @@ def test_a_reading_from_another_time_is_not_asked_about(tmp_path: Path, clock: C
     report = control.run(3.0)
     assert all(abs(stamp - 100.0) < 5.0 for _, _, stamp in source.asked)
     assert len(source.asked) >= 7
+    assert report.steps["stale"] == 3
     assert report.latched == "stop: the run is over"
+    assert broken(robot) == {}
 
 
 def test_readings_that_stop_do_not_fill_the_memory(tmp_path: Path, clock: Clock) -> None:
@@ -302,6 +305,7 @@ def test_a_late_command_is_not_followed_at_once_by_the_next(tmp_path: Path, cloc
     control.start()
     report = control.run(10.0)
     assert np.diff(robot.at).min() >= PERIOD / 2.0 - 1e-9
+    assert broken(robot) == {}
     ran = [at for at in robot.at if at <= 110.0]
     assert report.periods == pytest.approx(500, abs=5)
     assert report.missed == pytest.approx(report.periods - len(ran), abs=2)

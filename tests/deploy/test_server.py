@@ -84,6 +84,15 @@ def test_a_policy_that_fails_gives_an_error_and_starts_afresh(served, x, says):
         assert ask(socket, reading(__seq=3))["actions"][0, 0] == 1
 
 
+def test_the_log_tells_of_a_policy_that_fails_with_one_traceback(caplog):
+    with serving() as served, served.client() as socket:
+        for number in range(5):
+            assert ask(socket, reading(2.0, __seq=number))["error"]["code"] == "policy"
+    told = [record for record in caplog.records if "the policy failed" in record.getMessage()]
+    assert [record.exc_info is not None for record in told] == [True, False, False]  # times 1, 2 and 4
+    assert "secret inside" in caplog.text
+
+
 def test_the_memories_of_two_clients_do_not_mix(served):
     with served.client() as one, served.client() as other:
         for count in (1, 2, 3):

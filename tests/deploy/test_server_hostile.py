@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket as sockets
+import ssl
 import struct
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from toy_runtime import CHUNK, SIZE, ToyRuntime, answer, ask, basic, reading, serving, until
+from toy_runtime import CHUNK, SIZE, ToyRuntime, answer, ask, basic, certified, reading, serving, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -143,6 +144,27 @@ def test_slow_loris_is_hung_up_on():
         assert served.metrics.rejected["idle"] >= 1
         until(lambda: served.metrics.clients == 0)
         assert still_serves(served)
+
+
+def test_slow_loris_in_tls_is_hung_up_on(tmp_path):
+    certificate, key = certified(tmp_path)
+    with serving(handshake_timeout=0.5, tls_cert=str(certificate), tls_key=str(key)) as served:
+        silent = sockets.create_connection(("127.0.0.1", served.port))
+        half = sockets.create_connection(("127.0.0.1", served.port))
+        half.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the beginning of a greeting
+        assert closed_by_peer(silent)
+        assert closed_by_peer(half)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        with connect(f"wss://127.0.0.1:{served.port}", ssl=trusting, proxy=None) as socket:
+            socket.recv(timeout=5)
+            assert ask(socket, reading())["actions"].shape == (CHUNK, SIZE)
+
+
+def test_a_client_that_is_told_to_go_and_stays_is_hung_up_on():
+    with serving(idle_timeout=0.2) as served:
+        assert closed_by_peer(opened(served))  # which never answers the goodbye
+        until(lambda: served.metrics.clients == 0)
+        assert served.metrics.rejected["idle"] == 1
 
 
 def test_connections_are_counted_before_they_say_anything(monkeypatch):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_runtime import ask, reading
+from toy_runtime import ask, certified, reading
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -112,23 +112,7 @@ def test_it_imports_no_torch():
 
 
 def test_tls(launch, tmp_path):
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
-    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("no openssl to make a certificate with")
+    certificate, key = certified(tmp_path)
     _, url = launch(f"tls_cert={certificate}", f"tls_key={key}")
     assert url.startswith("wss://127.0.0.1:")
     trusting = ssl.create_default_context(cafile=str(certificate))

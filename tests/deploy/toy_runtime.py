@@ -4,10 +4,12 @@ import asyncio
 import base64
 import contextlib
 import http.client
+import subprocess
 import threading
 import time
 
 import numpy as np
+import pytest
 from websockets.sync.client import connect
 
 from diffpolicy.deploy import wire
@@ -139,6 +141,28 @@ def answer(socket, timeout=5):
 
 def basic(token):
     return {"Authorization": "Basic " + base64.b64encode(f"me:{token}".encode()).decode()}
+
+
+def certified(folder):
+    """The paths of a certificate of this machine and its key, made in `folder`."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no openssl to make a certificate with")
+    return certificate, key
 
 
 def until(condition, seconds=5.0):
