@@ -1,6 +1,7 @@
-"""The suite `deploy`: what the shield is worth with a deliberately bad policy, and half an hour of an arm in real time.
+"""The suite `deploy`: an arm in real time for half an hour, the worth of the shield, exports and the server measured.
 
-The critics and actors are those of the suite `safe-offline`, which are trained if they are not there.
+The shield is judged with a deliberately bad policy. Critics and actors are those of the suite `safe-offline`, which are
+trained if they are not there; exports of every kind of policy are compared with PyTorch.
 """
 
 import json
@@ -15,13 +16,13 @@ from rich.console import Console
 import envs
 from diffpolicy import training
 from diffpolicy.cli import demo_robot
-from diffpolicy.cli.collect import collect_task
 from diffpolicy.cli.robot_processes import growth
+from diffpolicy.cli.suites.deploy_exports import export_table, export_targets, run_exports
+from diffpolicy.cli.suites.deploy_policies import trained_critics
+from diffpolicy.cli.suites.deploy_server import run_server, server_table, server_targets
 from diffpolicy.cli.suites.deploy_shield import ARMS, play
 from diffpolicy.cli.suites.jobs import Job, run_all
 from diffpolicy.cli.suites.results import header, target, write
-from diffpolicy.cli.suites.safe_offline import task_config
-from diffpolicy.cli.train import train
 from diffpolicy.evaluation.statistics import Interval, bootstrap_interval, paired_difference
 
 MISSED, GROWN = 0.001, 2.0  # at most: share of periods, [MB] in half an hour
@@ -33,6 +34,9 @@ def main(cfg: DictConfig) -> None:
     console = Console(soft_wrap=True, highlight=False)
     found = {name: run_task(cfg, envs.task(str(name)), console) for name in cfg.tasks}
     soak = run_soak(cfg, console)
+    console.rule("exports")
+    jobs, exports = run_exports(cfg, console)
+    server = run_server(cfg, jobs[cfg.server.policy, cfg.server.arm, "onnx"], console)
     shield_rows = [row for name, arms in found.items() for row in rows(str(name), arms)]
     document = {
         **header(),
@@ -40,9 +44,15 @@ def main(cfg: DictConfig) -> None:
         "episodes": cfg.episodes,
         "soak": soak,
         "rows": shield_rows,
-        "targets": soak_targets(soak) + shield_targets(found),
+        "exports": exports,
+        "server": server,
+        "targets": soak_targets(soak)
+        + shield_targets(found)
+        + export_targets(exports)
+        + server_targets(server),
     }
-    write(document, markdown(soak, shield_rows), Path(cfg.results))
+    text = markdown(soak, shield_rows) + "\n" + export_markdown(cfg.exports, exports, server)
+    write(document, text, Path(cfg.results))
 
 
 def run_soak(cfg: DictConfig, console: Console) -> dict[str, Any]:
@@ -63,16 +73,7 @@ def run_soak(cfg: DictConfig, console: Console) -> dict[str, Any]:
 def run_task(cfg: DictConfig, task: envs.Task, console: Console) -> dict[str, list[dict[str, Any]]]:
     """Return for each arm what each training seed's episodes gave; critics and actors are trained where missing."""
     console.rule(task.name)
-    source = cfg.copy()
-    source.run = cfg.policies
-    one = task_config(source, task)
-    if not Path(one.data).exists():
-        unfinished = Path(one.data).with_suffix(".collecting")  # an interrupted collection is not trained on
-        collect_task(task, unfinished, {}, progress=one.progress)
-        unfinished.replace(one.data)
-    if not (Path(one.run) / "checkpoints").exists():
-        train(one)
-    checkpoint = Path(one.run)
+    checkpoint = trained_critics(cfg, task)
     weights = training.read_checkpoint(checkpoint).manifest["sha256"]["model.safetensors"]
     jobs: dict[str, list[Job]] = {}
     for arm in ARMS:
@@ -199,4 +200,19 @@ def markdown(soak: dict[str, Any], shield_rows: list[dict[str, Any]]) -> str:
             f"| {row['task']} | {row['arm']} | {row['violations_per_1000']:.1f} [{low:.1f}, {high:.1f}] "
             f"| {row['normalized_return']:.2f} [{below:.2f}, {above:.2f}] | {row['broken_limits']} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def export_markdown(asked: DictConfig, exports: list[dict[str, Any]], server: dict[str, Any]) -> str:
+    """Return the figures of exports and server as Markdown tables."""
+    lines = [
+        "**Exports beside PyTorch**: the largest difference, in units of half an action's range (plans: normalised "
+        f"units; critics' values: of their largest), and times [ms] of {asked.decisions} whole decisions on one "
+        f"thread, in turns with eager PyTorch. Chunk and Gaussian policies had {asked.updates} updates of training, "
+        "as neither depends on the score; load is the machine's after the measurement.",
+        "",
+        *export_table(exports),
+        "",
+        *server_table(server),
+    ]
     return "\n".join(lines) + "\n"
