@@ -84,7 +84,9 @@ def load_subject(cfg: DictConfig, world: World) -> Subject:
 def _gaussian(checkpoint: training.Checkpoint, cfg: DictConfig, world: World) -> Subject:
     network = load_gaussian(checkpoint, world.device)
     # What is explored with is set anew, whatever the policy was cloned with.
-    policy = replace(build(GaussianConfig, cfg.gaussian, "gaussian"), hidden=_hidden(checkpoint))
+    policy = replace(
+        build(GaussianConfig, cfg.gaussian, "gaussian"), hidden=_hidden(checkpoint), bound=network.bound
+    )
     std = policy.std if _deployed(cfg, MEAN, ("mean", "sampled")) == "sampled" else 0.0
 
     def learner(cfg: DictConfig) -> Aligner:

@@ -8,7 +8,7 @@ distances of actions. PPO in the usual sense is then `DDPO` on paths of one step
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from diffpolicy.training import Checkpoint
 
 METHOD = "gaussian"  # what a checkpoint's manifest says
 ARMS = ("mean", "sampled")
+Bound = Literal["tanh", "clip"]
 LARGEST_STD = 1.0  # e^0: a wider policy leaves what a world model knows (World4RL, Jiang et al. 2025)
 
 
@@ -31,11 +32,14 @@ LARGEST_STD = 1.0  # e^0: a wider policy leaves what a world model knows (World4
 class GaussianConfig:
     """Units of the hidden layers, and the deviation in action units, at most e^0.
 
-    The deviation of expert demonstrations is next to nothing; to explore, it is set anew.
+    The deviation of expert demonstrations is next to nothing; to explore, it is set anew. Mean actions are bounded by a
+    "tanh", or are any number, to be cut: clones of data whose actions are mostly at their limits saturate a tanh, and
+    then hardly learn.
     """
 
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     std: float = 0.3
+    bound: Bound = "tanh"
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1 or not 0.0 < self.std <= LARGEST_STD:
@@ -50,24 +54,30 @@ class GaussianConfig:
 
 
 class GaussianNetwork(nn.Module):
-    """The mean action (B, A) in [-1, 1] of states (B, O), standardised; tanh throughout."""
+    """The mean action (B, A) of states (B, O), standardised; tanh throughout, with `bound` "clip" but for the last."""
 
     def __init__(
-        self, standardizer: Standardizer, action_size: int, hidden: Sequence[int], generator: torch.Generator
+        self,
+        standardizer: Standardizer,
+        action_size: int,
+        hidden: Sequence[int],
+        generator: torch.Generator,
+        bound: Bound = "tanh",
     ) -> None:
         super().__init__()
-        self.action_size = action_size
+        self.action_size, self.bound = action_size, bound
         self.register_buffer("shift", standardizer.mean.clone())
         self.register_buffer("scale", standardizer.std.clone())
         sizes = (len(standardizer.mean), *hidden, action_size)
         layers = [(linear(before, after, generator), nn.Tanh()) for before, after in pairwise(sizes)]
-        self.layers = nn.Sequential(*(module for layer in layers for module in layer))
+        modules = [module for layer in layers for module in layer]
+        self.layers = nn.Sequential(*(modules if bound == "tanh" else modules[:-1]))
 
     shift: Tensor
     scale: Tensor
 
     def mean(self, states: Tensor) -> Tensor:
-        """Return the mean actions (B, A) for states (B, O)."""
+        """Return the mean actions (B, A) for states (B, O), not cut."""
         found: Tensor = self.layers((states - self.shift) / self.scale)
         return found
 
@@ -133,8 +143,10 @@ def load_gaussian(checkpoint: Checkpoint, device: torch.device | str = "cpu") ->
         )
     size = int(manifest["observation_size"])
     standardizer = Standardizer(torch.zeros(size), torch.ones(size))
-    hidden = manifest["gaussian"]["hidden"]
-    network = GaussianNetwork(standardizer, int(manifest["action_size"]), hidden, torch.Generator())
+    actions, known = int(manifest["action_size"]), manifest["gaussian"]
+    # Earlier checkpoints do not say; they were all of the first kind.
+    bound = known.get("bound", "tanh")
+    network = GaussianNetwork(standardizer, actions, known["hidden"], torch.Generator(), bound)
     network.load_state_dict(checkpoint.model)
     return network.to(device).eval()
 
@@ -154,7 +166,7 @@ def gaussian_manifest(
     return {
         "method": METHOD,
         "seeds": [seed],
-        "gaussian": {"hidden": list(config.hidden), "std": config.std},
+        "gaussian": {"hidden": list(config.hidden), "std": config.std, "bound": network.bound},
         "observation_size": len(network.shift),
         "action_size": network.action_size,
         "action_low": -1.0,

@@ -83,3 +83,21 @@ def test_a_checkpoint_is_the_policy_it_was_made_of(network: GaussianNetwork, tmp
 def test_a_deviation_beyond_the_cap_is_refused(std: float) -> None:
     with pytest.raises(PolicyError, match="at most 1"):
         GaussianConfig([16], std)
+
+
+def test_cut_means_may_lie_beyond_the_limits_and_are_restored(tmp_path: Path) -> None:
+    clipped = GaussianNetwork(
+        Standardizer(SHIFT, SCALE), 2, [16], torch.Generator().manual_seed(0), bound="clip"
+    )
+    with torch.no_grad():
+        clipped.layers[-1].bias.copy_(torch.tensor([5.0, 0.0]))  # type: ignore[union-attr]
+    states = torch.randn(30, 3)
+    assert float(clipped.mean(states).max()) > 2.0
+    manifest = gaussian_manifest(clipped, CONFIG, 0)
+    folder = training.write_checkpoint(
+        tmp_path, 1, model=dict(clipped.state_dict()), state={}, config={}, manifest=manifest
+    )
+    policy = gaussian_policy(training.read_checkpoint(folder), "mean")
+    torch.testing.assert_close(policy.network.mean(states), clipped.mean(states))
+    chunk, _ = policy.act(Observation(states.unsqueeze(1)), policy.start(30, 0))
+    assert float(chunk.actions.max()) == 1.0
