@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     soak = run_soak(cfg, console)
     console.rule("exports")
     jobs, exports = run_exports(cfg, console)
-    server = run_server(cfg, jobs[cfg.server.policy, cfg.server.arm, "onnx"], console)
+    server = run_server(cfg, jobs, console)
     shield_rows = [row for name, arms in found.items() for row in rows(str(name), arms)]
     document = {
         **header(),

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,20 @@ from diffpolicy.deploy.parity import QUANTILES, WARM_UP
 SLOWEST = 5.0  # [ms], 99 of 100 requests
 
 
-def run_server(cfg: DictConfig, exported: Job, console: Console) -> dict[str, Any]:
-    """Return the row of the export in `exported` (a job of `deploy_exports`), measured if that is not kept."""
-    asked, folder = cfg.server, exported.path.with_suffix("")
+def run_server(
+    cfg: DictConfig, exports: Mapping[tuple[str, str, str], Job], console: Console
+) -> dict[str, Any]:
+    """Return the row of the export that `cfg.server` names, measured if that is not kept.
+
+    Raises ConfigError for one that is not among the jobs of `deploy_exports`.
+    """
+    asked = cfg.server
+    exported = exports.get((asked.policy, asked.arm, "onnx"))
+    if exported is None:
+        raise ConfigError(
+            f"server: exports.arms has no {asked.arm} of {asked.policy}; add it, or name another"
+        )
+    folder = exported.path.with_suffix("")
     log = exported.path.with_name("server.log")
     job = Job(
         f"{asked.policy} {asked.arm}, {asked.requests} requests to its server",

@@ -1,11 +1,13 @@
 """The suite deploy: a bad policy under the shield, and what its figures become."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 import envs
 from diffpolicy.cli.suites import deploy, deploy_shield
@@ -109,3 +111,33 @@ def test_the_soak_is_held_to_its_targets(played: dict[str, Any], missed: int, me
     assert targets["shield bypasses in real time"]
     text = deploy.markdown(soak(missed), deploy.rows("PointRobot", played))
     assert "| PointRobot | feasibility step and limits |" in text
+
+
+def test_the_document_holds_every_part_and_its_targets(
+    played: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {"p50": 1.0, "p95": 2.0, "p99": 3.0, "max": 4.0}
+    export = {"kind": "gaussian", "arm": "mean", "task": "PushT-v0", "inputs": {"random": 4}, "error": 1e-7}
+    export |= {"relative": 1e-7, "not_finite": 0, "passed": True, "load": 1.0}
+    export |= {"latency_ms": times, "eager_ms": times}
+    server = {"kind": "gaussian", "arm": "mean", "requests": 9, "rate": 100, "load": [0.5, 0.6]}
+    server |= {"round_trip_ms": times, "policy_ms": times}
+    monkeypatch.setattr(deploy, "run_task", lambda *_: played)
+    monkeypatch.setattr(deploy, "run_soak", lambda *_: soak(0))
+    monkeypatch.setattr(
+        deploy, "run_exports", lambda *_: ({}, [export | {"format": format} for format in ("onnx", "pt2")])
+    )
+    monkeypatch.setattr(deploy, "run_server", lambda *_: server)
+    options = {"tasks": {"PointRobot": {}}, "seeds": [0, 1], "episodes": 2}
+    options |= {"exports": {"updates": 5, "decisions": 6}, "results": str(tmp_path / "deploy.json")}
+    deploy.main(OmegaConf.create(options))
+    document = json.loads((tmp_path / "deploy.json").read_text())
+    assert [len(document["rows"]), len(document["exports"])] == [4, 2]
+    assert document["server"] == server
+    names = {one["name"] for one in document["targets"]}
+    assert "gaussian, mean: p99 of a request through the server on loopback [ms]" in names
+    assert "gaussian: largest difference of pt2 from PyTorch, in units of 0.0001" in names
+    assert "shield bypasses in real time" in names
+    text = (tmp_path / "deploy.md").read_text()
+    assert "| gaussian | mean | pt2 | 4 random | 1.0e-07 | 1.00 | 3.00 | 1.00 | 3.00 | 1.0 |" in text
+    assert "| from request to answer | 1.00 | 2.00 | 3.00 | 4.00 |" in text

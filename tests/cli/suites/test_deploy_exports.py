@@ -146,10 +146,13 @@ def test_every_arm_of_every_kind_is_exported_in_both_formats(
 def test_requests_go_through_a_server_process(job: Job, tmp_path: Path) -> None:
     cfg = options(tmp_path)
     cfg.server = {"policy": "gaussian", "arm": "mean", "task": "PushT", "requests": 7, "rate": 1000}
-    row = deploy_server.run_server(cfg, job, Console(quiet=True))
+    exports, quiet = {("gaussian", "mean", "onnx"): job}, Console(quiet=True)
+    row = deploy_server.run_server(cfg, exports, quiet)
     trip, policy = row["round_trip_ms"], row["policy_ms"]
     assert 0.0 < policy["p50"] < trip["p50"] <= trip["p95"] <= trip["p99"] <= trip["max"]
-    assert deploy_server.run_server(cfg, job, Console(quiet=True)) == row  # kept
+    assert deploy_server.run_server(cfg, exports, quiet) == row  # kept
+    with pytest.raises(ConfigError, match=r"exports\.arms has no mean of gaussian"):
+        deploy_server.run_server(cfg, {}, quiet)
     text = deploy.export_markdown(cfg.exports, deploy_exports.export_rows(results()), row)
     assert "7 requests to `diffpolicy serve`" in text
     for p99, met in ((5.0, True), (5.01, False)):
