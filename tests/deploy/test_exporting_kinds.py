@@ -1,4 +1,7 @@
-"""ONNX computes what PyTorch computes for every kind of policy, AOTInductor for two."""
+"""ONNX computes what PyTorch computes for every kind of policy, AOTInductor for two.
+
+Trained networks of every kind go through both, with latencies, in the suite `deploy`: compiling them takes minutes.
+"""
 
 from dataclasses import replace
 from pathlib import Path
