@@ -225,6 +225,34 @@ def test_chunk_policies_are_trained_by_their_recipe_unless_they_are_there(
         deploy_policies.policy_of(cfg, "diffusion_unet", quiet)
 
 
+def test_critics_are_those_of_the_suite_safe_offline_and_made_where_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def collect(task: envs.Task, path: Path, given: dict[str, Any], progress: bool) -> None:
+        done.append(f"collect {task.name}")
+        path.parent.mkdir()
+        path.touch()
+
+    def train(one: DictConfig) -> None:
+        assert Path(one.data).exists()
+        done.append(f"train {one.task}")
+        (Path(one.run) / "checkpoints").mkdir(parents=True)
+
+    monkeypatch.setattr(deploy_policies, "collect_task", collect)
+    monkeypatch.setattr(deploy_policies, "train", train)
+    cfg = options(tmp_path / "deploy")
+    cfg.update({"policies": str(tmp_path / "safe"), "data_folder": str(tmp_path / "data"), "tasks": {}})
+    cfg.update({"task": None, "data": None})
+    cfg.tasks.BallCircle = {}
+    for _ in range(2):
+        run, dataset = deploy_policies.policy_of(cfg, "fisor", Console(quiet=True))
+    assert (run, dataset) == (tmp_path / "safe" / "BallCircle", None)
+    assert done == ["collect BallCircle", "train OfflineBallCircle-v0"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["ball_circle.hdf5"]
+
+
 def test_a_kind_that_there_is_not_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no kind 'dqn'; the kinds are diffusion_mlp, "):
         deploy_policies.policy_of(options(tmp_path), "dqn", Console(quiet=True))
