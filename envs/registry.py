@@ -69,7 +69,7 @@ class Task:
 
 
 def tasks() -> tuple[Task, ...]:
-    """Return every known task: the 38 of DSRL, the point robot, Push-T, Adroit, the kitchen, 50 of Meta-World."""
+    """Return every known task: the 38 of DSRL, the point robot, Push-T, Adroit, the kitchen, 51 of Meta-World."""
     from envs import point_robot, pusht, robotics
     from envs.dsrl.tasks import dsrl_tasks
     from envs.metaworld.tasks import metaworld_tasks

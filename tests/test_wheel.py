@@ -93,4 +93,4 @@ def test_the_package_is_the_installed_one(installed, tmp_path):
     packages = str(installed.parent)
     assert diffpolicy_file.startswith(packages)
     assert envs_file.startswith(packages)
-    assert int(tasks) == 93
+    assert int(tasks) == 94

@@ -165,10 +165,12 @@ class PixelWorldModel(nn.Module):
 
     @torch.no_grad()
     def imagine(self, window: FrameWindow, member: Tensor, generator: torch.Generator) -> Imagined:
-        """Return what comes of windows of B moments; a reward is 1 where success is likelier than not, else 0."""
+        """Return what comes of windows of B moments; a reward is 1 where success is believed, else 0."""
         frames = self.next_frames(window, generator)
         success, cost, termination = self.outcomes(window, frames).unbind(-1)
-        return Imagined(frames, (success > 0.5).float(), cost, termination, torch.zeros_like(cost))
+        return Imagined(
+            frames, (success > self.config.certainty).float(), cost, termination, torch.zeros_like(cost)
+        )
 
     def outcomes(self, window: FrameWindow, next_frames: Tensor) -> Tensor:
         """Return the probabilities (B, 3) of success, cost and termination where frames (B, S, S, 3) come next."""

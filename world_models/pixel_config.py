@@ -52,8 +52,9 @@ class PixelConfig:
     found. With `bfloat16` convolutions are of that precision, weights and optimiser are not. Frames have `size`
     pixels on a side, and `history` of them are shown with the actions taken on them, two-hot in `bins`. A frame is
     predicted `autoregressive` times in a row in an update, from the model's own frames after the first. `camera`
-    may be left out where there is one only. A transition is a success if its reward reaches `success_reward`. The
-    optimiser is DIAMOND's: AdamW, its rate growing over `warm_up` updates, and gradients clipped at a norm of 1.
+    may be left out where there is one only. A transition is a success if its reward reaches `success_reward`; what is
+    imagined is one if its probability is above `certainty`. The optimiser is DIAMOND's: AdamW, its rate growing over
+    `warm_up` updates, and gradients clipped at a norm of 1.
     """
 
     network: str = "tiny"
@@ -66,6 +67,7 @@ class PixelConfig:
     tasks: int = 1
     camera: str | None = None
     success_reward: float = 1.0
+    certainty: float = 0.5
     noise: PixelNoise = field(default_factory=PixelNoise)
     updates: int = 20_000
     batch: int = 32
@@ -86,6 +88,10 @@ class PixelConfig:
             raise WorldModelError(
                 f"frames for {self.network!r} have sides of 8 pixels or more, in multiples of {multiple}, "
                 f"not {self.size}"
+            )
+        if not 0.0 < self.certainty < 1.0:
+            raise WorldModelError(
+                f"successes are believed above a probability, got certainty={self.certainty}"
             )
         counts = self.history, self.tasks, self.updates, self.batch, self.autoregressive, self.warm_up
         if min(counts) < 1 or self.bins < 2:

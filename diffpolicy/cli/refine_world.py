@@ -13,8 +13,16 @@ import envs
 from diffpolicy import data, training
 from diffpolicy.cli.common import dataset_path, load_dataset
 from diffpolicy.cli.errors import ConfigError
-from diffpolicy.refinement import episodes_env, first_moments, known_uncertainty
-from world_models import ImaginationConfig, ImaginedEnv, StateWorldModel, Windows, load_world_model
+from diffpolicy.refinement import episodes_env, first_moments, known_uncertainty, windows_of
+from world_models import (
+    FrameWindows,
+    ImaginationConfig,
+    ImaginedEnv,
+    PixelWorldModel,
+    StateWorldModel,
+    Windows,
+    load_world_model,
+)
 
 HORIZON = 20  # of branches whose ends are bootstrapped
 
@@ -45,7 +53,7 @@ class World:
     dataset: data.OfflineDataset
     data_file: str
     data_sha256: str
-    model: StateWorldModel
+    model: StateWorldModel | PixelWorldModel
     weights: str
     held_out: Tensor
 
@@ -65,9 +73,9 @@ class World:
         return (self.dataset.costs > 0).float().mean().item()
 
     @cached_property
-    def windows(self) -> Windows:
+    def windows(self) -> Windows | FrameWindows:
         """The moments of the data, on the model's device."""
-        return Windows(self.dataset, self.model.config.history, self.device)
+        return windows_of(self.model, self.dataset)
 
     @cached_property
     def known_uncertainty(self) -> float:

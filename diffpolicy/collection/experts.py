@@ -14,11 +14,18 @@ from diffpolicy.collection.config import CollectConfig, CollectionError
 from diffpolicy.collection.progress import Progress
 from diffpolicy.collection.recorder import EpisodeRecorder
 from envs import Task
+from envs.metaworld.tasks import WITH_PICTURES
 
 
 def has_expert(task: Task) -> bool:
     """Whether `task` has a scripted expert that solves it."""
     return task.simulator == "metaworld"
+
+
+def expert(task: Task) -> Any:
+    """Return the scripted expert of `task`; where a task has pictures, that of the same one without."""
+    policies = importlib.import_module("metaworld.policies").ENV_POLICY_MAP
+    return policies[task.name.removesuffix(WITH_PICTURES)]()
 
 
 def record_demonstrations(
@@ -35,7 +42,7 @@ def record_demonstrations(
     out, noise included. Raises CollectionError when there is nothing to keep.
     """
     options = config.expert
-    expert = importlib.import_module("metaworld.policies").ENV_POLICY_MAP[task.name]()
+    policy = expert(task)
     rng = np.random.default_rng(config.seed)
     tried = 0
     while len(recorder.episodes) < options.episodes and recorder.steps < config.steps:
@@ -45,7 +52,7 @@ def record_demonstrations(
         while not ended:
             with warnings.catch_warnings():  # at every large step it says that environments clip actions
                 warnings.simplefilter("ignore", UserWarning)
-                action = expert.get_action(observation.astype(np.float64))
+                action = policy.get_action(observation.astype(np.float64))
             noisy = action + options.action_noise * rng.standard_normal(len(action))
             carried_out = np.clip(noisy, -1.0, 1.0).astype(np.float32)
             observation, reward, terminated, truncated, info = env.step(carried_out)

@@ -4,8 +4,8 @@ A model that has seen good behaviour alone ignores actions: without random and n
 what a sideways push does on Meta-World's push. Where success is what counts it is the reward, 0 or 1 at every step.
 """
 
-import importlib
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffpolicy.collection.config import CollectConfig, CollectionError, MixtureConfig
-from diffpolicy.collection.experts import has_expert
+from diffpolicy.collection.experts import expert, has_expert
 from diffpolicy.collection.progress import Progress
 from diffpolicy.collection.recorder import EpisodeRecorder
 from diffpolicy.collection.rollouts import Behaviour
@@ -23,13 +23,14 @@ from diffpolicy.training import best_checkpoint, read_checkpoint
 from envs import Task
 
 Array = NDArray[np.float32]
+Sight = Callable[[], Mapping[str, NDArray[np.uint8]]]  # pictures (H, W, 3) by their cameras
 
 
 class Expert:
     """The scripted expert that Meta-World ships for a task."""
 
     def __init__(self, task: Task) -> None:
-        self._expert = importlib.import_module("metaworld.policies").ENV_POLICY_MAP[task.name]()
+        self._expert = expert(task)
 
     def start(self, rng: np.random.Generator) -> None:
         """It has no memory."""
@@ -42,10 +43,10 @@ class Expert:
 
 
 class Driver:
-    """A trained policy, chunk by chunk."""
+    """A trained policy, chunk by chunk; `sight` returns the pictures of the moment, where it decides by those."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, sight: Sight | None = None) -> None:
+        self._policy, self._sight = policy, sight
 
     def start(self, rng: np.random.Generator) -> None:
         """Forgets the last episode."""
@@ -55,7 +56,8 @@ class Driver:
 
     def act(self, observation: Array, rng: np.random.Generator) -> Array:
         """The next action (A,) of the chunk, or the first of a new one."""
-        seen = self._history.add(observation[None])
+        images = None if self._sight is None else {name: one[None] for name, one in self._sight().items()}
+        seen = self._history.add(observation[None], images)
         if not self._waiting:
             with torch.inference_mode():
                 chunk, self._memory = self._policy.act(seen, self._memory)
@@ -98,7 +100,7 @@ class Uniform:
         return self._held
 
 
-def behaviours(task: Task, config: MixtureConfig) -> list[tuple[Behaviour, int]]:
+def behaviours(task: Task, config: MixtureConfig, sight: Sight | None = None) -> list[tuple[Behaviour, int]]:
     """The kinds of behaviour with how many episodes there are of each; CollectionError where nobody can drive."""
     driven = config.driven + config.noisy
     if not has_expert(task) and (config.expert or (driven and config.driver is None)):
@@ -110,7 +112,7 @@ def behaviours(task: Task, config: MixtureConfig) -> list[tuple[Behaviour, int]]
     if config.expert:
         kinds.append((Expert(task), config.expert))
     if driven:
-        driver: Behaviour = Expert(task) if config.driver is None else Driver(_policy(task, config))
+        driver: Behaviour = Expert(task) if config.driver is None else Driver(_policy(task, config), sight)
         kinds += [(driver, config.driven), (Noisy(driver, config.noise), config.noisy)]
     return [
         *kinds,
@@ -125,14 +127,16 @@ def record_mixture(
     config: CollectConfig,
     recorder: EpisodeRecorder,
     progress: Progress,
+    sight: Sight | None = None,
 ) -> None:
     """Lets every kind of behaviour act, until all episodes or `config.steps` steps are over.
 
-    What is recorded is the action carried out. Episodes that do not terminate end in a time-out.
+    `sight` returns the pictures of the moment, for a driver that decides by them. What is recorded is the action
+    carried out. Episodes that do not terminate end in a time-out.
     """
     options, rng = config.mixture, np.random.default_rng(config.seed)
     horizon = min(options.horizon, task.max_episode_steps)
-    kinds = behaviours(task, options)
+    kinds = behaviours(task, options, sight)
     successes = 0
     for number, (behaviour, episodes) in enumerate(kinds):
         for _ in range(episodes):

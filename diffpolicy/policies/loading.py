@@ -17,6 +17,8 @@ from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.gaussian import ARMS as GAUSSIAN_ARMS
 from diffpolicy.policies.gaussian import METHOD as GAUSSIAN
 from diffpolicy.policies.gaussian import GaussianPolicy, gaussian_policy
+from diffpolicy.policies.picture_gaussian import METHOD as PICTURE_GAUSSIAN
+from diffpolicy.policies.picture_gaussian import picture_policy
 from diffpolicy.policies.selection import ARMS, CandidatePolicy
 from diffpolicy.policies.streaming import StreamingPolicy
 from diffpolicy.safety import CriticConfig, Critics
@@ -27,7 +29,7 @@ CALIBRATION = "calibration.json"  # beside a checkpoint's weights
 
 def available_arms(manifest: Mapping[str, Any]) -> list[str]:
     """Return the arms that the trained actors and critics of a checkpoint can play, or those of its Gaussian."""
-    if manifest["method"] == GAUSSIAN:
+    if manifest["method"] in (GAUSSIAN, PICTURE_GAUSSIAN):
         return list(GAUSSIAN_ARMS)
     actors, kinds = manifest["actors"], manifest["critic_kinds"]
     return [
@@ -59,6 +61,8 @@ def load_policy(
         return chunk_policy(model, arm, calibration=read_calibration(checkpoint), device=device)
     if checkpoint.manifest["method"] == GAUSSIAN:
         return gaussian_policy(checkpoint, arm, device)
+    if checkpoint.manifest["method"] == PICTURE_GAUSSIAN:
+        return picture_policy(checkpoint, arm, device)
     if seed is None:
         raise PolicyError(
             f"{checkpoint.path} holds the training seeds {checkpoint.manifest['seeds']}: name one"

@@ -18,10 +18,12 @@ from diffpolicy.refinement.episodes import (
     imagine_episodes,
     known_uncertainty,
     replay_confusion,
+    windows_of,
 )
 from diffpolicy.refinement.errors import RefinementError
 from diffpolicy.refinement.gate import GateConfig, RealEpisodes, Release, check_data, check_start, judge
 from diffpolicy.refinement.imagination import Imagination, ImaginationConfig
+from diffpolicy.refinement.pictures import PictureCloneConfig, picture_cloner, picture_values
 from diffpolicy.refinement.recipes import CloneConfig, RefineConfig, cloner, refined_network, refiner
 from diffpolicy.refinement.values import BranchValueConfig, BranchValues
 
@@ -40,6 +42,7 @@ __all__ = [
     "ImaginedEpisodes",
     "Lagrangian",
     "LagrangianConfig",
+    "PictureCloneConfig",
     "RealEpisodes",
     "RefineConfig",
     "RefinementError",
@@ -54,8 +57,11 @@ __all__ = [
     "imagine_episodes",
     "judge",
     "known_uncertainty",
+    "picture_cloner",
+    "picture_values",
     "play_branches",
     "refined_network",
     "refiner",
     "replay_confusion",
+    "windows_of",
 ]

@@ -1,6 +1,6 @@
 """Whole imagined episodes of the policy that is to be deployed, from the moments in which real ones began."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,8 +8,18 @@ from torch import Tensor
 from diffpolicy.data import OfflineDataset
 from diffpolicy.policies import History, Policy
 from diffpolicy.refinement.errors import RefinementError
-from world_models import ImaginationConfig, ImaginedEnv, StateWorldModel, Windows, advance
+from world_models import (
+    FrameWindows,
+    ImaginationConfig,
+    ImaginedEnv,
+    PixelWorldModel,
+    StateWorldModel,
+    Windows,
+    advance,
+)
 
+AnyModel = StateWorldModel | PixelWorldModel
+AnyWindows = Windows | FrameWindows  # those of a model of states are states, those of one of pixels frames
 AT_ONCE = 8192  # transitions whose uncertainty is measured at once
 
 
@@ -33,7 +43,7 @@ def imagine_episodes(policy: Policy, env: ImaginedEnv, seed: int) -> ImaginedEpi
     success = torch.zeros_like(running)
     waiting: list[Tensor] = []
     for _ in range(env.config.horizon):
-        asked = history.add(seen)
+        asked = history.add(*sight(seen, env))
         if not waiting:
             chunk, memory = policy.act(asked, memory)
             waiting = list(chunk.actions.to(seen.device).unbind(1))
@@ -48,14 +58,19 @@ def imagine_episodes(policy: Policy, env: ImaginedEnv, seed: int) -> ImaginedEpi
     return ImaginedEpisodes(returns, costs, uncertainty / lengths, lengths, success)
 
 
-def first_moments(dataset: OfflineDataset, windows: Windows) -> Tensor:
+def sight(seen: Tensor, env: ImaginedEnv) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """Return what a policy is shown of imagined observations: states (n, O), or no state and frames by their camera."""
+    if seen.dtype != torch.uint8:
+        return seen, None
+    return seen.new_zeros((len(seen), 0)), {env.model.config.camera: seen}
+
+
+def first_moments(dataset: OfflineDataset, windows: AnyWindows) -> Tensor:
     """Return the transitions (E,) with which episodes begin."""
     return dataset.episode_starts.to(windows.actions.device)
 
 
-def episodes_env(
-    model: StateWorldModel, windows: Windows, starts: Tensor, count: int, steps: int
-) -> ImaginedEnv:
+def episodes_env(model: AnyModel, windows: AnyWindows, starts: Tensor, count: int, steps: int) -> ImaginedEnv:
     """Return an environment of `count` whole episodes of `steps` steps from the transitions `starts` (M,).
 
     Nothing is cut off: what uncertainty does there is to be seen.
@@ -64,7 +79,7 @@ def episodes_env(
 
 
 @torch.no_grad()
-def known_uncertainty(model: StateWorldModel, windows: Windows, index: Tensor, seed: int = 0) -> float:
+def known_uncertainty(model: AnyModel, windows: AnyWindows, index: Tensor, seed: int = 0) -> float:
     """Return the mean uncertainty of the model at real transitions `index` (M,)."""
     generator = torch.Generator(index.device).manual_seed(seed)
     if not len(index):
@@ -72,8 +87,20 @@ def known_uncertainty(model: StateWorldModel, windows: Windows, index: Tensor, s
     total = 0.0
     for some in torch.split(index, AT_ONCE):
         member = torch.arange(len(some), device=some.device) % model.members
-        total += model.imagine(windows.window(some), member, generator).uncertainty.sum().item()
+        moments: Any = windows.window(some)
+        total += model.imagine(moments, member, generator).uncertainty.sum().item()
     return total / len(index)
+
+
+def windows_of(model: AnyModel, dataset: OfflineDataset) -> AnyWindows:
+    """Return the moments of a dataset as `model` is shown them, on its device."""
+    config, device = model.config, next(model.parameters()).device
+    if isinstance(model, PixelWorldModel):
+        pixels = model.config
+        return FrameWindows(
+            dataset, pixels.history, pixels.size, device, pixels.camera, pixels.success_reward
+        )
+    return Windows(dataset, config.history, device)
 
 
 class Confusion(NamedTuple):
@@ -93,25 +120,26 @@ class Confusion(NamedTuple):
 
 @torch.no_grad()
 def replay_confusion(
-    model: StateWorldModel, dataset: OfflineDataset, seed: int = 0, threshold: float = 0.5
+    model: AnyModel, dataset: OfflineDataset, seed: int = 0, threshold: float = 0.5
 ) -> Confusion:
     """Feed real actions to the model from where the episodes of `dataset` began, and compare successes.
 
-    A success is a reward above `threshold` at some step, of the simulator or of the model. It found an exploited
+    A success is a reward above `threshold` at some step, of the simulator or of the model; a model of pixels is shown
+    the pictures with which episodes began. It found an exploited
     contact in seconds where closed-loop success was 1.00 (docs/refinement.md).
     """
-    windows = Windows(dataset, model.config.history, next(model.parameters()).device)
+    windows = windows_of(model, dataset)
     starts = first_moments(dataset, windows)
     lengths = dataset.episode_lengths.to(starts.device)
     generator = torch.Generator(starts.device).manual_seed(seed)
     member = torch.arange(len(starts), device=starts.device) % model.members
-    window = windows.window(starts)
-    real, imagined = torch.zeros_like(starts).bool(), torch.zeros_like(starts).bool()
+    window: Any = windows.window(starts)
+    best = torch.zeros(len(starts)).scatter_reduce(0, dataset.episode_of, dataset.rewards, "amax")
+    real, imagined = (best > threshold).to(starts.device), torch.zeros_like(starts).bool()
     for step in range(int(lengths.max())):
         running = step < lengths
         here = torch.minimum(starts + step, torch.full_like(starts, len(windows) - 1))
         found = model.imagine(window, member, generator)
-        real |= running & (windows.outcome(here).rewards > threshold)
         imagined |= running & (found.rewards > threshold)
         following = (here + 1).clamp(max=len(windows) - 1)
         window = advance(window, found.observations, windows.actions[following])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffpolicy.alignment import AlignConfig, Aligner, Fixed, Model, Objective, Rated, Term
+from diffpolicy.alignment import AlignConfig, Aligner, Fixed, Model, Objective, Rated, Rollout, Term
 from diffpolicy.alignment.objectives.ddpo import DDPO, DDPOConfig
 from diffpolicy.alignment.objectives.flow_grpo import FlowGRPO, FlowGRPOConfig
 from diffpolicy.alignment.objectives.sft import SFT
@@ -20,6 +20,12 @@ from diffpolicy.policies.gaussian import (
     gaussian_matcher,
     gaussian_model,
     gaussian_network,
+)
+from diffpolicy.policies.picture_gaussian import (
+    PictureGaussianConfig,
+    PictureNetwork,
+    picture_manifest,
+    pictured_actions,
 )
 from diffpolicy.refinement.arms import Arm
 from diffpolicy.refinement.errors import RefinementError
@@ -102,7 +108,8 @@ def cloner(
     still = dataset.observations[dataset.rows].std(0, correction=0) < config.least_deviation
     still[config.unseen] = True
     standardizer = Standardizer(fitted.mean, torch.where(still, UNSEEN, fitted.std))
-    network = GaussianNetwork(standardizer, dataset.action_size, policy.hidden, generator).to(device)
+    sizes = dataset.action_size, policy.hidden
+    network = GaussianNetwork(standardizer, *sizes, generator, policy.bound).to(device)
     model = gaussian_model(network)
     data = demonstrated_actions(dataset, cheap_transitions(dataset, config.max_cost), device)
     align = AlignConfig(config.updates, 1, None, config.learning_rate, 0.0, seed=seed)
@@ -124,7 +131,7 @@ def refiner(
     """Return the learner that refines a Gaussian policy in an imagined environment.
 
     Likelihoods here are per element, so that clipping the ratio of an action of A elements takes a range of 1/A.
-    `values` are by default those of the data.
+    `values` are by default those of the data. A policy that sees pictures is refined in an environment of frames.
     """
     model, device = gaussian_model(network), network.shift.device
     objective = _ppo(model, policy, config, config.clip / network.action_size)
@@ -132,7 +139,7 @@ def refiner(
     experience = Imagination(model, env, policy.rule, arm, values, config.imagination)
     terms = [Term(objective, experience)]
     if config.anchor > 0.0:
-        data = demonstrated_actions(dataset, torch.arange(dataset.num_transitions), device)
+        data = _demonstrated(policy, dataset, device)
         anchor = Fixed(data, config.updates * config.anchor_batch)
         terms.append(Term(SFT(gaussian_matcher(model)), anchor, config.anchor))
     align = AlignConfig(
@@ -144,7 +151,22 @@ def refiner(
         config.gradient_clip,
         seed=seed,
     )
-    return Aligner(model, terms, align, gaussian_manifest(network, policy, seed, **description))
+    return Aligner(model, terms, align, _manifest(network, policy, seed, description))
+
+
+def _manifest(
+    network: GaussianNetwork, policy: GaussianConfig, seed: int, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    if isinstance(network, PictureNetwork) and isinstance(policy, PictureGaussianConfig):
+        return picture_manifest(network, policy, seed, **description)
+    return gaussian_manifest(network, policy, seed, **description)
+
+
+def _demonstrated(policy: GaussianConfig, dataset: OfflineDataset, device: torch.device) -> Rollout:
+    """Return all transitions of a dataset as the policy sees them."""
+    if isinstance(policy, PictureGaussianConfig):
+        return pictured_actions(dataset, policy.camera, 0, device)
+    return demonstrated_actions(dataset, torch.arange(dataset.num_transitions), device)
 
 
 def _ppo(model: Model, policy: GaussianConfig, config: RefineConfig, clip: float) -> Objective[Rated]:

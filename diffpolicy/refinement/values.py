@@ -1,5 +1,6 @@
 """What branches are worth: values of reward and cost, and generalised advantages that look beyond a branch's end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,7 +52,11 @@ class Estimates(NamedTuple):
 
 
 class BranchValues:
-    """A value network for rewards and one for costs, of standardised states."""
+    """A value network for rewards and one for costs, of standardised states.
+
+    `features` turns states (..., O) into what the observations of `dataset` are, where those are not states: pictures
+    into the features of a frozen encoder.
+    """
 
     def __init__(
         self,
@@ -59,13 +64,15 @@ class BranchValues:
         config: BranchValueConfig | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        features: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.config = config = config or BranchValueConfig()
+        self._features = features
         self.standardizer = Standardizer.fit(dataset).to(device)
         generator = torch.Generator(device).manual_seed(seed)
         h = violation_values(dataset.costs)
         achieved = behaviour_values(dataset.rewards, dataset.costs, h, dataset.episode_ends, config.gamma)
-        inputs = self._inputs(dataset.observations[dataset.rows].to(device))
+        inputs = self.standardizer.normalize(dataset.observations[dataset.rows].to(device))
         self.networks: list[ValueNetwork] = []
         for number, returns in enumerate((achieved[0], achieved[2])):
             network = ValueNetwork(
@@ -106,7 +113,8 @@ class BranchValues:
             network.load_state(stored)
 
     def _inputs(self, states: Tensor) -> Tensor:
-        return self.standardizer.normalize(states)
+        seen = states if self._features is None else self._features(states)
+        return self.standardizer.normalize(seen)
 
     def _estimate(self, branches: Branches, number: int) -> Estimate:
         config, network = self.config, self.networks[number]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from envs.errors import MissingSimulatorError
 from envs.manipulation import ManipulationEnv, Picture
+from envs.metaworld.tasks import HELD, PICTURE, WITH_PICTURES
 from envs.registry import Task
 from envs.rendering import MujocoCamera
 
@@ -20,6 +21,12 @@ FREE_GOALS = (
     "push-wall-v3",
     "reach-v3",
     "reach-wall-v3",
+)
+
+# What pictures of a task show: from the side, where y and z are seen, and from the front and above, where x and y are.
+VIEWS: tuple[dict[str, Any], ...] = (
+    {"azimuth": 0.0, "elevation": -10.0, "distance": 0.62, "lookat": np.array([0.0, 0.75, 0.17])},
+    {"azimuth": 270.0, "elevation": -60.0, "distance": 0.68, "lookat": np.array([0.0, 0.77, 0.13])},
 )
 
 
@@ -36,7 +43,7 @@ class MetaWorldEnv(ManipulationEnv):
     def __init__(self, raw: Any, task: Task, render_mode: str | None) -> None:
         super().__init__(task, render_mode)
         self.raw = raw
-        self._name = task.name
+        self._name = task.name.removesuffix(WITH_PICTURES)
         raw._partially_observable = False
         del raw.sawyer_observation_space  # cached with the goal's limits at 0, which would clip it away
         raw._set_task_called = True
@@ -98,8 +105,46 @@ class MetaWorldEnv(ManipulationEnv):
         super().close()
 
 
+class PictureEnv(MetaWorldEnv):
+    """A task of Meta-World in pictures, 20 times a second: an action is held for four steps of the simulator.
+
+    `info["images"]["camera"]` is (32, 32, 3) uint8: above, the table from its side, where one sees how far and how high
+    the hand is, below, the table from the front and above; one view alone does not tell depth. Each is squeezed to half
+    its height. The observation (39,) is for the scripted expert: whoever acts from pictures does not look at it.
+    Rewards of held steps are added up. Success is that of the moment in the picture.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  gymnasium's own type
+
+    def __init__(self, raw: Any, task: Task, render_mode: str | None) -> None:
+        super().__init__(raw, task, render_mode)
+        self._eye = MujocoCamera(all_geometry=False, size=2 * PICTURE, sky=False)
+
+    def _advance(self, action: NDArray[np.float64]) -> tuple[NDArray[Any], float, bool, bool]:
+        earned = 0.0
+        for _ in range(HELD):
+            observation, reward, terminated, success = super()._advance(action)
+            earned += reward
+        return observation, earned, terminated, success
+
+    def _images(self) -> dict[str, Picture]:
+        pictures = [self._eye.picture(self.raw.model, self.raw.data, view) for view in VIEWS]
+        return {"camera": np.concatenate([_squeezed(picture) for picture in pictures])}
+
+    def close(self) -> None:
+        """Release the simulator and both renderers."""
+        self._eye.close()
+        super().close()
+
+
+def _squeezed(picture: Picture) -> Picture:
+    """Return a (2 S, 2 S, 3) picture as (S / 2, S, 3), each pixel the mean of the eight it covers."""
+    mean = picture.reshape(PICTURE // 2, 4, PICTURE, 2, 3).mean((1, 3))
+    return np.asarray(mean.round(), np.uint8)
+
+
 def make(task: Task, render_mode: str | None) -> MetaWorldEnv:
-    """Make one of the fifty tasks; MissingSimulatorError if Meta-World is not installed."""
+    """Make one of the tasks; MissingSimulatorError if Meta-World is not installed."""
     try:
         environments = importlib.import_module("metaworld.env_dict").ALL_V3_ENVIRONMENTS
     except ImportError as error:
@@ -107,4 +152,5 @@ def make(task: Task, render_mode: str | None) -> MetaWorldEnv:
             f"{task.name} needs metaworld 3, but {error}. Install the `robotics` extra: "
             "`pip install 'diffpolicy[robotics]'`."
         ) from error
-    return MetaWorldEnv(environments[task.name](), task, render_mode)
+    raw = environments[task.name.removesuffix(WITH_PICTURES)]()
+    return (MetaWorldEnv if task.image_size is None else PictureEnv)(raw, task, render_mode)

@@ -1,15 +1,18 @@
 """The suite `world4rl`: does refinement in a world model alone make clones of few demonstrations better in truth?
 
-World4RL (Jiang et al. 2025) from states: every training seed has demonstrations, a clone, roll-outs, a world model and
-refinements of its own; all policies play the same resets. Every policy's measurements are a result of their own.
+World4RL (Jiang et al. 2025) from states, and on one task from pixels: every training seed has demonstrations, a clone,
+roll-outs, a world model and refinements of its own; all policies play the same resets. Every policy's measurements are
+a result of their own.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -17,10 +20,11 @@ import envs
 from diffpolicy import training
 from diffpolicy.cli.refine_results import IMAGINED_SEED, Recorder
 from diffpolicy.cli.refine_world import World
+from diffpolicy.cli.suites import world4rl_pixels, world4rl_runs
 from diffpolicy.cli.suites.jobs import Job, run_all
 from diffpolicy.cli.suites.results import write
 from diffpolicy.cli.suites.world4rl_document import BASE, Found, make_document, markdown
-from diffpolicy.cli.suites.world4rl_runs import clone, load, refine, weights
+from diffpolicy.cli.suites.world4rl_runs import weights
 from diffpolicy.cli.suites.world_model import task_config
 from diffpolicy.evaluation.protocol import episode_seeds
 from diffpolicy.evaluation.rollout import VectorEnv, batch_size, play
@@ -40,28 +44,50 @@ def main(cfg: DictConfig) -> None:
     OmegaConf.set_struct(cfg, False)
     found: list[Found] = []
     for name in cfg.tasks:
-        task, options = envs.task(str(name)), task_config(cfg, str(name))
-        for arm in (BASE, *cfg.arms):
-            console.rule(f"{task.name} {arm}")
-            results = [
-                measured(options, task, member, seed, str(arm), console)
-                for member, seed in enumerate(cfg.seeds)
-            ]
-            found.append(Found(task.name, str(arm), results))
-            console.print(found[-1].line())
+        found += compare(task_config(cfg, str(name)), world4rl_runs, envs.task(str(name)), console)
+    for name in cfg.pixels.tasks:
+        options = world4rl_pixels.options(cfg, str(name))
+        found += compare(options, world4rl_pixels, envs.task(str(name)), console)
     document = make_document(cfg, found)
     write(document, markdown(document), Path(cfg.results))
 
 
+class Recipe(Protocol):
+    """How policies of a task come about: a module of runs, each of which is made unless it is there."""
+
+    def clone(self, cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+        """Return the run of a seed's clone."""
+
+    def refine(self, cfg: DictConfig, task: envs.Task, seed: int, arm: str) -> Path:
+        """Return the run of a refinement of it."""
+
+    def load(self, cfg: DictConfig, task: envs.Task, seed: int) -> World:
+        """Return the seed's frozen world model and its data."""
+
+
+def compare(cfg: DictConfig, recipe: Recipe, task: envs.Task, console: Console) -> list[Found]:
+    """Return what the clone and every arm do on a task, and print it."""
+    found = []
+    for arm in (BASE, *cfg.arms):
+        console.rule(f"{task.name} {arm}")
+        results = [
+            measured(cfg, recipe, task, member, seed, str(arm), console)
+            for member, seed in enumerate(cfg.seeds)
+        ]
+        found.append(Found(task.name, str(arm), results))
+        console.print(found[-1].line())
+    return found
+
+
 def measured(
-    cfg: DictConfig, task: envs.Task, member: int, seed: int, arm: str, console: Console
+    cfg: DictConfig, recipe: Recipe, task: envs.Task, member: int, seed: int, arm: str, console: Console
 ) -> dict[str, Any]:
     """Return what one policy does, in truth and in its model; made and measured if that is not done."""
     changed = OmegaConf.merge(cfg, cfg.arms.get(arm) or {})
     assert isinstance(changed, DictConfig)
-    run = clone(changed, task, seed) if arm == BASE else refine(changed, task, seed, arm)
+    run = recipe.clone(changed, task, seed) if arm == BASE else recipe.refine(changed, task, seed, arm)
     seeds = episode_seeds(cfg.seed, member, cfg.episodes)
-    world = load(changed, task, seed)
+    world = recipe.load(changed, task, seed)
     of = {
         "weights": weights(run),
         "world": world.weights,
@@ -91,7 +117,7 @@ def measure(
     vector: Any = envs.make_vector(task.id, parallel, workers=cfg.workers, autoreset=False)
     try:
         batches = [
-            real_episodes(policy, Shortened(vector, cfg.horizon), seeds[first : first + parallel], world)
+            real_episodes(policy, Watched(vector, cfg.horizon), seeds[first : first + parallel], world)
             for first in range(0, cfg.episodes, parallel)
         ]
     finally:
@@ -104,29 +130,40 @@ def measure(
 
 
 def real_episodes(
-    policy: Policy, vector: VectorEnv, seeds: Sequence[int], world: World
+    policy: Policy, vector: "Watched", seeds: Sequence[int], world: World
 ) -> tuple[list[Any], Confusion]:
     """Return real episodes of one batch, and what the model makes of their actions."""
     recorder = Recorder()
     # To the horizon, successful or not: a model that sees success a step too late sees it all the same.
     played = play(policy, vector, seeds, record=recorder)
-    return played, replay_confusion(world.model, recorder.dataset(played))
+    dataset = replace(recorder.dataset(played), images=vector.pictures())
+    return played, replay_confusion(world.model, dataset)
 
 
-class Shortened:
-    """A vector environment whose episodes are over after `horizon` steps: as long as imagined ones."""
+class Watched:
+    """A vector environment whose episodes are over after `horizon` steps, as imagined ones are; it keeps pictures."""
 
     def __init__(self, vector: VectorEnv, horizon: int) -> None:
-        self._vector, self._horizon, self._steps = vector, horizon, 0
+        self._vector, self._horizon = vector, horizon
+        self._seen: list[Mapping[str, NDArray[np.uint8]]] = []
         self.num_envs, self.single_action_space = vector.num_envs, vector.single_action_space
 
     def reset(self, *, seed: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Begin one episode in each environment."""
-        self._steps = 0
-        return self._vector.reset(seed=seed)
+        """Begin one episode in each environment, and forget the pictures of the last ones."""
+        observations, infos = self._vector.reset(seed=seed)
+        self._seen = [infos.get("images", {})]
+        return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step all environments."""
         seen, rewards, terminated, truncated, infos = self._vector.step(actions)
-        self._steps += 1
-        return seen, rewards, terminated, truncated | (self._steps >= self._horizon), infos
+        over = len(self._seen) >= self._horizon
+        self._seen.append(infos.get("images", {}))
+        return seen, rewards, terminated, truncated | over, infos
+
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the picture before every step (n T, H, W, 3) by its camera, episode by episode, all of T steps."""
+        steps = self._seen[:-1]
+        return {
+            camera: np.concatenate(np.stack([seen[camera] for seen in steps], axis=1)) for camera in steps[0]
+        }

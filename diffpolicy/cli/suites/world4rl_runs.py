@@ -1,6 +1,7 @@
 """The policies of the suite `world4rl`: demonstrated, cloned, and refined in a model of the clone's own roll-outs."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from diffpolicy.cli.common import compute_device, load_dataset
 from diffpolicy.cli.config import build
 from diffpolicy.cli.refine_world import BranchConfig, World, load_world
 from diffpolicy.collection import CollectConfig, collect
-from diffpolicy.policies.gaussian import GaussianConfig, load_gaussian
+from diffpolicy.policies.gaussian import GaussianConfig, GaussianNetwork, load_gaussian
 from diffpolicy.refinement import (
     BranchValueConfig,
     BranchValues,
@@ -39,9 +40,9 @@ class Wide(GaussianConfig):
 
 def demonstrations(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
     """Return the file of a seed's demonstrations by the task's expert; made if it is missing."""
-    path = _folder(cfg, task, seed) / "demonstrations.hdf5"
+    path = folder(cfg, task, seed) / "demonstrations.hdf5"
     experts = {"expert": cfg.demonstrations, "driven": 0, "noisy": 0, "uniform": 0, "held": 0}
-    return _collected(cfg, task, path, seed, {**experts, "horizon": EXPERT_STEPS})
+    return collected(cfg, task, path, seed, {**experts, "horizon": EXPERT_STEPS})
 
 
 def clone(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
@@ -58,30 +59,30 @@ def clone(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
         "clone": asdict(config),
         "data_sha256": hashed,
     }
-    run = _folder(cfg, task, seed) / "clone"
+    run = folder(cfg, task, seed) / "clone"
     training.run(learner, run, stored, checkpoint_every=config.updates, log_every=100, progress=cfg.progress)
     return run
 
 
 def roll_outs(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
     """Return the file of the demonstrations together with roll-outs of the clone, noise and random actions."""
-    driver, path = clone(cfg, task, seed), _folder(cfg, task, seed) / f"{_kind(cfg)}.hdf5"
+    driver, path = clone(cfg, task, seed), folder(cfg, task, seed) / f"{kind(cfg)}.hdf5"
     mixture = {
-        **_plain(cfg.mixture),
+        **plain(cfg.mixture),
         "expert": 0,
         "driver": str(driver),
         "arm": "sampled",
         "horizon": cfg.horizon,
     }
-    return _collected(cfg, task, path, 1000 + seed, mixture, demonstrations(cfg, task, seed))
+    return collected(cfg, task, path, 1000 + seed, mixture, demonstrations(cfg, task, seed))
 
 
 def world_model(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
     """Train a seed's world model, unless that is done; return its run."""
     path = roll_outs(cfg, task, seed)
-    run = _folder(cfg, task, seed) / f"world-{_kind(cfg)}"
+    run = folder(cfg, task, seed) / f"world-{kind(cfg)}"
     changed = {"task": task.id, "data": str(path), "seed": seed, "run": str(run)}
-    train_world_model.train(OmegaConf.create({**_plain(cfg), **changed}))
+    train_world_model.train(OmegaConf.create({**plain(cfg), **changed}))
     return run
 
 
@@ -94,30 +95,44 @@ def load(cfg: DictConfig, task: envs.Task, seed: int) -> World:
 
 def refine(cfg: DictConfig, task: envs.Task, seed: int, arm: str) -> Path:
     """Refine a seed's clone for success in its world model, unless that is done; return the run."""
-    world, start = load(cfg, task, seed), training.read_checkpoint(_last(clone(cfg, task, seed)))
+    world, start = load(cfg, task, seed), training.read_checkpoint(last(clone(cfg, task, seed)))
     network = load_gaussian(start, world.device)
-    kind = GaussianConfig if cfg.std <= 1.0 else Wide
-    policy = kind(list(cfg.gaussian.hidden), cfg.std)
-    given = _plain(cfg.refine)
-    given["imagination"]["success"] = True
-    config = build(RefineConfig, given, "refine")
-    branches = build(BranchConfig, {**_plain(cfg.branches), "horizon": cfg.horizon}, "branches")
+    family = GaussianConfig if cfg.std <= 1.0 else Wide
+    policy = family(list(cfg.gaussian.hidden), cfg.std)
     value = build(BranchValueConfig, cfg.value, "value")
     values = BranchValues(until_success(world.dataset), value, seed, world.device)
+    return refined(cfg, world, network, policy, values, start, seed, arm)
+
+
+def refined(
+    cfg: DictConfig,
+    world: World,
+    network: GaussianNetwork,
+    policy: GaussianConfig,
+    values: BranchValues,
+    start: training.Checkpoint,
+    seed: int,
+    arm: str,
+) -> Path:
+    """Refine `network`, that of the checkpoint `start`, for success alone, unless that is done; return the run."""
+    given = plain(cfg.refine)
+    given["imagination"]["success"] = True
+    config = build(RefineConfig, given, "refine")
+    branches = build(BranchConfig, {**plain(cfg.branches), "horizon": cfg.horizon}, "branches")
     described = world.description() | {"method_of_refinement": "success", "horizon": cfg.horizon}
     env = world.branches(branches)
     learner = refiner(network, policy, world.dataset, env, RewardOnly(), config, seed, described, values)
     stored = {
-        "task": task.id,
+        "task": world.task.id,
         "seed": seed,
         "refine": asdict(config),
         "gaussian": asdict(policy),
         "branches": asdict(branches),
-        "value": asdict(value),
+        "value": asdict(values.config),
         "world_sha256": world.weights,
         "start_sha256": start.manifest["sha256"]["model.safetensors"],
     }
-    run = _folder(cfg, task, seed) / arm
+    run = folder(cfg, world.task, seed) / arm
     training.run(
         learner, run, stored, checkpoint_every=config.updates, log_every=config.updates, progress=cfg.progress
     )
@@ -133,47 +148,54 @@ def until_success(dataset: data.OfflineDataset) -> data.OfflineDataset:
 
 def weights(run: Path) -> str:
     """Return the SHA-256 of a finished run's weights."""
-    return str(training.read_checkpoint(_last(run)).manifest["sha256"]["model.safetensors"])
+    return str(training.read_checkpoint(last(run)).manifest["sha256"]["model.safetensors"])
 
 
-def _collected(
+def collected(
     cfg: DictConfig,
     task: envs.Task,
     path: Path,
     seed: int,
     mixture: dict[str, Any],
     begun: Path | None = None,
+    make: Callable[..., object] = collect,
 ) -> Path:
-    """Collect episodes into `path`, after those of the file `begun`, if it is missing; unfinished ones are dropped."""
+    """Let `make` collect episodes into `path`, after those of the file `begun`, if it is missing.
+
+    Those of a stopped collection are dropped.
+    """
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".collecting")
+    unfinished = path.with_name(f"collecting-{path.name}")
     unfinished.unlink(missing_ok=True)
     if begun is not None:
         shutil.copy(begun, unfinished)
     given = {"source": "mixture", "seed": seed, "extend": True}
     options = {**given, "mixture": {**mixture, "after_success": cfg.after_success}}
-    collect(task.id, build(CollectConfig, options, "collect"), unfinished, cfg.progress)
+    make(task.id, build(CollectConfig, options, "collect"), unfinished, progress=cfg.progress)
     unfinished.rename(path)
     return path
 
 
-def _kind(cfg: DictConfig) -> str:
+def kind(cfg: DictConfig) -> str:
     """Return what the roll-outs of a configuration are called."""
     kept = [f"{name}-{cfg.mixture[name]}" for name in ("driven", "noisy", "uniform", "held")]
     return "_".join(kept)
 
 
-def _folder(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+def folder(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
+    """Return where all of a training seed is kept."""
     return Path(cfg.run).resolve() / task.name / f"seed-{seed}"
 
 
-def _last(run: Path) -> Path:
+def last(run: Path) -> Path:
+    """Return the last checkpoint of a finished run."""
     found = training.latest_checkpoint(run)
     assert found is not None, f"{run} has been trained"
     return found
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return plain values."""
     return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from diffpolicy.cli.configs import config_folder
 from diffpolicy.cli.dispatch import dispatch
-from diffpolicy.cli.suites.world4rl import Shortened
+from diffpolicy.cli.suites.world4rl import Watched
 from diffpolicy.cli.suites.world4rl_document import Found, make_document, markdown
 from diffpolicy.cli.suites.world4rl_runs import until_success
 from diffpolicy.data import from_transitions
@@ -79,7 +79,7 @@ class Endless:
 
 
 def test_episodes_are_cut_at_the_horizon_after_every_reset() -> None:
-    env = Shortened(Endless(), 3)
+    env = Watched(Endless(), 3)
     for _ in range(2):
         env.reset(seed=[0, 1])
         assert [env.step(None)[3].tolist() for _ in range(3)] == [[False] * 2, [False] * 2, [True] * 2]
@@ -96,7 +96,14 @@ def test_a_small_suite_runs_and_goes_on(tmp_path: Path) -> None:
         "seeds=[4]",
         "episodes=2",
     ]
-    words += ["progress=false", "imagined=4", "demonstrations=2", "~tasks.push-v3", "~tasks.door-lock-v3"]
+    words += [
+        "pixels.tasks={}",
+        "progress=false",
+        "imagined=4",
+        "demonstrations=2",
+        "~tasks.push-v3",
+        "~tasks.door-lock-v3",
+    ]
     words += ["~tasks.coffee-pull-v3", "tasks.reach-v3.horizon=6", "clone.updates=5", "gaussian.hidden=[8]"]
     words += ["mixture={driven:2,noisy:1,uniform:1,held:1}", "world_model.hidden=[8]", "world_model.batch=16"]
     words += ["world_model.head_hidden=[8]", "world_model.updates=5", "world_model.history=2", "starts=4"]

@@ -1,10 +1,12 @@
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import envs
+from envs.errors import RenderingError
 from envs.metaworld.simulator import FREE_GOALS
 from envs.metaworld.tasks import NAMES
 
@@ -69,3 +71,50 @@ def test_success_is_reported_and_the_episode_goes_on(metaworld: None) -> None:
         assert not truncated
     assert not successes[0]
     assert successes[-1]
+
+
+@pytest.fixture
+def drawn(metaworld: None) -> Iterator[Any]:
+    """Return the task with pictures; skip where there is no OpenGL."""
+    env: Any = envs.make("reach-v3-pixels")
+    try:
+        env.reset(seed=0)
+    except RenderingError as error:
+        pytest.skip(str(error))
+    yield env
+    env.close()
+
+
+def test_a_picture_shows_hand_and_goal_in_two_views(drawn: Any) -> None:
+    _, info = drawn.reset(seed=1)
+    first = info["images"]["camera"]
+    assert first.shape == (32, 32, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(drawn.reset(seed=1)[1]["images"]["camera"], first)
+    still = np.zeros(4, np.float32)
+    for _ in range(3):
+        *_, info = drawn.step(still)
+    first = info["images"]["camera"]
+    drawn.unwrapped.teleport(3)
+    moved = drawn.step(still)[4]["images"]["camera"]
+    changed = np.abs(moved.astype(int) - first).max(-1) > 40
+    # The goal alone has moved: a pixel or more in both views, and little else.
+    assert changed[:16].any()
+    assert changed[16:].any()
+    assert changed.sum() < 40
+    for _ in range(3):
+        *_, info = drawn.step(np.array([1, 0, 0, 0], np.float32))
+    sideways = np.abs(info["images"]["camera"].astype(int) - moved).max(-1) > 40
+    assert sideways[16:].sum() > changed.sum()  # an arm is larger than a goal
+
+
+def test_an_action_is_held_for_four_steps_of_the_simulator(drawn: Any) -> None:
+    plain: Any = envs.make("reach-v3")
+    plain.reset(seed=5)
+    drawn.reset(seed=5)
+    action = np.array([0.5, 1.0, -0.3, 0.2], np.float32)
+    seen, earned, *_, info = drawn.step(action)
+    steps = [plain.step(action) for _ in range(4)]
+    np.testing.assert_allclose(seen, steps[-1][0], atol=1e-6)
+    assert earned == pytest.approx(sum(step[1] for step in steps))
+    assert info["success"] is steps[-1][4]["success"]
