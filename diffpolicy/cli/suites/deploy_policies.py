@@ -59,7 +59,7 @@ def policy_of(cfg: DictConfig, kind: str, console: Console) -> tuple[Path, str |
 
 def trained_chunks(folder: Path, policy: str, updates: int, options: list[str], console: Console) -> Path:
     """Train a chunk policy by its fast recipe, but for `updates` updates, unless it is there; return its run."""
-    if not (folder / "checkpoints" / f"step-{updates:08d}").exists():
+    if not _trained(folder, updates):
         console.print(f"{folder.name}: {updates} updates", style="dim")
         words = [f"policy={policy}", *options, f"seeds=[{SEED}]", "judge=null", f"run={folder}"]
         words += [f"policy.optimizer.updates={updates}", f"checkpoint_every={updates}"]
@@ -93,21 +93,24 @@ def random_pictures(path: Path, episodes: int) -> Path:
 
 
 def trained_critics(cfg: DictConfig, task: envs.Task) -> Path:
-    """Return the run of the suite `safe-offline` for a task: its data are collected and it is trained where missing."""
+    """Return the run of the suite `safe-offline` for a task, trained if it is missing, on data collected if need be."""
     source = cfg.copy()
     source.run = cfg.policies
     one = task_config(source, task)
-    if not Path(one.data).exists():
-        unfinished = Path(one.data).with_suffix(".collecting")  # an interrupted collection is not trained on
-        collect_task(task, unfinished, {}, progress=one.progress)
-        unfinished.replace(one.data)
     if not (Path(one.run) / "checkpoints").exists():
+        if not Path(one.data).exists():
+            # An interrupted collection is not trained on.
+            unfinished = Path(one.data).with_suffix(".collecting")
+            collect_task(task, unfinished, {}, progress=one.progress)
+            unfinished.replace(one.data)
         train(one)
     return Path(one.run)
 
 
 def trained_clone(folder: Path, updates: int, progress: bool) -> Path:
     """Clone BallCircle's data with a Gaussian policy, unless it is there; return its run."""
+    if _trained(folder, updates):
+        return folder
     task = envs.task(SAFE_TASK)
     path = dataset_path(task, None)
     policy, config, hashed = GaussianConfig(), CloneConfig(updates=updates), data.sha256(path)
@@ -116,3 +119,8 @@ def trained_clone(folder: Path, updates: int, progress: bool) -> Path:
     stored = {"gaussian": asdict(policy), "clone": asdict(config), "data_sha256": hashed}
     training.run(learner, folder, stored, checkpoint_every=updates, log_every=100, progress=progress)
     return folder
+
+
+def _trained(folder: Path, updates: int) -> bool:
+    """Whether a run has made all its updates."""
+    return (folder / "checkpoints" / f"step-{updates:08d}").exists()
