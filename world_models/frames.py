@@ -35,6 +35,19 @@ def resize(pictures: Tensor, size: int) -> Tensor:
     return mean.round().clamp(0.0, 255.0).to(torch.uint8)
 
 
+def moved(frames: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    """Return frames (B, L, S, S, 3) moved by up to `reach` pixels along both sides, the same for all L of a moment.
+
+    What comes into sight repeats the edge (Kostrikov et al. 2020, "DrQ").
+    """
+    count, side, device = len(frames), frames.shape[2], frames.device
+    span = torch.arange(side, device=device)
+    drawn = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=device)
+    rows, columns = (span + drawn).clamp(0, side - 1)
+    each = torch.arange(count, device=device)[:, None, None]
+    return frames[each, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+
 def _coverage(side: int, size: int) -> Tensor:
     """Return the share (size, side) of each of `size` wide pixels that each of `side` narrow ones takes up."""
     width = side / size

@@ -45,9 +45,16 @@ class OutcomeHeads(nn.Module):
         probabilities: Tensor = (self(frames, next_frames) + self.frequency.logit()).sigmoid()
         return probabilities
 
-    def loss(self, frames: Tensor, next_frames: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropies (3,) for labels (B, 3), each outcome weighing one half in the mean of the data."""
+    def loss(
+        self, frames: Tensor, next_frames: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the cross-entropies (3,) for labels (B, 3), each outcome weighing one half in the mean of the data.
+
+        Samples that were not drawn evenly from it have `weights` (B,) that make up for it.
+        """
         share = torch.where(labels > 0.0, self.frequency, 1.0 - self.frequency)
         logits = self(frames, next_frames)
         errors = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if weights is not None:
+            errors = errors * weights[:, None]
         return (errors / (2.0 * share)).mean(0)

@@ -194,7 +194,9 @@ class PixelWorldModel(nn.Module):
         predicted = self.framed((c_skip * noisy + c_out * said).detach(), window)
         return F.mse_loss(said, (clean - c_skip * noisy) / c_out), predicted
 
-    def outcome_loss(self, window: FrameWindow, outcome: FrameOutcome) -> Tensor:
-        """Return the losses (3,) of telling success, cost and termination from real frames."""
+    def outcome_loss(
+        self, window: FrameWindow, outcome: FrameOutcome, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the losses (3,) of telling success, cost and termination from real frames, of `weights` (B,)."""
         shown = to_pixels(window.observations).flatten(1, 2)
-        return self.heads.loss(shown, to_pixels(outcome.next_frames), outcome.labels)
+        return self.heads.loss(shown, to_pixels(outcome.next_frames), outcome.labels, weights)

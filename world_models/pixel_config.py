@@ -53,8 +53,10 @@ class PixelConfig:
     pixels on a side, and `history` of them are shown with the actions taken on them, two-hot in `bins`. A frame is
     predicted `autoregressive` times in a row in an update, from the model's own frames after the first. `camera`
     may be left out where there is one only. A transition is a success if its reward reaches `success_reward`; what is
-    imagined is one if its probability is above `certainty`. The optimiser is DIAMOND's: AdamW, its rate growing over
-    `warm_up` updates, and gradients clipped at a norm of 1.
+    imagined is one if its probability is above `certainty`. Outcomes are learnt from pictures moved by up to `shift`
+    pixels along both sides, all of a moment alike: where there are few, their places are soon known by heart; from
+    `outcome_batch` of them in an update, among which outcomes are more frequent than in the data. The
+    optimiser is DIAMOND's: AdamW, its rate growing over `warm_up` updates, and gradients clipped at a norm of 1.
     """
 
     network: str = "tiny"
@@ -68,6 +70,8 @@ class PixelConfig:
     camera: str | None = None
     success_reward: float = 1.0
     certainty: float = 0.5
+    shift: int = 0
+    outcome_batch: int = 32
     noise: PixelNoise = field(default_factory=PixelNoise)
     updates: int = 20_000
     batch: int = 32
@@ -93,8 +97,10 @@ class PixelConfig:
             raise WorldModelError(
                 f"successes are believed above a probability, got certainty={self.certainty}"
             )
+        if not 0 <= self.shift < self.size:
+            raise WorldModelError(f"pictures of {self.size} pixels are not moved by shift={self.shift}")
         counts = self.history, self.tasks, self.updates, self.batch, self.autoregressive, self.warm_up
-        if min(counts) < 1 or self.bins < 2:
+        if min(*counts, self.outcome_batch) < 1 or self.bins < 2:
             raise WorldModelError(
                 "a world model of pixels has one or more frames of history, tasks, updates, samples in a batch, "
                 f"predictions in a row and updates to warm up, and at least two bins, got {self}"

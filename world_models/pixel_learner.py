@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffpolicy.data import OfflineDataset
 from diffpolicy.training import Checkpoint
 from world_models.errors import WorldModelError
-from world_models.frames import OUTCOMES, FrameWindows
+from world_models.frames import OUTCOMES, FrameWindows, moved
 from world_models.pixel import PixelWorldModel
 from world_models.pixel_config import PixelConfig, PixelNoise
 from world_models.windows import advance
@@ -43,6 +43,7 @@ class PixelLearner:
             device
         )
         model.fit(self.windows)
+        self._odds = odds(self.windows.labels)
         self.trained = model
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(2 * seed + 1)
@@ -84,8 +85,15 @@ class PixelLearner:
         return total
 
     def _learn_outcomes(self) -> dict[str, Tensor]:
-        index = self._drawn(len(self.windows))
-        losses = self.trained.outcome_loss(self.windows.window(index), self.windows.outcome(index))
+        shape, generator = self.config.outcome_batch, self.generator
+        index = torch.multinomial(self._odds, shape, replacement=True, generator=generator)
+        window, outcome = self.windows.window(index), self.windows.outcome(index)
+        if self.config.shift:
+            frames = torch.cat([window.observations, outcome.next_frames[:, None]], dim=1)
+            frames = moved(frames, self.config.shift, self.generator)
+            window = window._replace(observations=frames[:, :-1])
+            outcome = outcome._replace(next_frames=frames[:, -1])
+        losses = self.trained.outcome_loss(window, outcome, self._odds.mean() / self._odds[index])
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return dict(zip(OUTCOMES, losses.detach().unbind(), strict=True))
 
@@ -131,6 +139,16 @@ class PixelLearner:
             "outcomes": dict(zip(OUTCOMES, frequency, strict=True)),
             **self.description,
         }
+
+
+def odds(labels: Tensor) -> Tensor:
+    """Return how much likelier each transition (N,) of `labels` (N, 3) is to be drawn than if all were alike, plus one.
+
+    Each outcome that happens at all is as likely to be drawn as any transition is: a rare one would be met once or
+    twice in a batch, and its share of the gradient be noise. Weights 1 / odds make up for it.
+    """
+    share = labels.mean(0)
+    return 1.0 + torch.where(share > 0.0, labels / share.clamp(min=1e-9), 0.0).sum(1)
 
 
 def load_pixel_world_model(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> PixelWorldModel:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from world_models import WorldModelError, advance
-from world_models.frames import FrameWindows, resize
+from world_models.frames import FrameWindows, moved, resize
 from world_models.windows import blend
 
 from .square_world import square_world
@@ -85,3 +85,21 @@ def test_data_that_cannot_be_shown_are_refused():
             FrameWindows(replace(data, actions=actions), 1, 8)
     with pytest.raises(WorldModelError, match="2 episodes"):
         FrameWindows(data, 1, 8, tasks=torch.tensor([0]))
+
+
+def test_frames_of_a_moment_are_moved_together_and_repeat_their_edges() -> None:
+    frames = torch.randint(
+        256, (40, 3, 8, 8, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+    after = moved(frames, 2, torch.Generator().manual_seed(0))
+    steps = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+    span, met = torch.arange(8), set()
+    for one, other in zip(frames, after, strict=True):
+        rows = [(span + each).clamp(0, 7) for each in range(-2, 3)]
+        found = [
+            step for step in steps if torch.equal(one[:, rows[step[0] + 2]][:, :, rows[step[1] + 2]], other)
+        ]
+        assert len(found) == 1
+        met.add(found[0])
+    assert len(met) > 12  # each moment in its own direction
+    assert torch.equal(moved(frames, 0, torch.Generator()), frames)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from diffpolicy.training import digest, read_checkpoint, run
 from world_models import WorldModelError
 from world_models.pixel import PixelWorldModel
 from world_models.pixel_config import PixelConfig
-from world_models.pixel_learner import PixelLearner, load_pixel_world_model
+from world_models.pixel_learner import PixelLearner, load_pixel_world_model, odds
 
 from .square_world import square_world
 
@@ -88,3 +89,42 @@ def test_the_rate_warms_up_and_gradients_are_clipped():
 def test_episodes_too_short_are_refused():
     with pytest.raises(WorldModelError, match="no episode shows 8 pictures"):
         learner(config=PixelConfig(size=8, history=1, autoregressive=7))
+
+
+def test_a_rare_outcome_is_drawn_as_often_as_any_and_weighs_no_more():
+    labels = torch.zeros(1000, 3)
+    labels[:10, 0] = 1.0  # one in a hundred
+    labels[:, 2] = 1.0  # always
+    share = odds(labels) / odds(labels).sum()
+    # Evenly, for what is rare, for what is always so: a third each.
+    assert share[:10].sum().item() == pytest.approx(1 / 3 + 2 / 3 * 0.01, rel=1e-4)
+    # In the mean over such draws, weights give every transition the one that it has in the data.
+    weights = odds(labels).mean() / odds(labels)
+    torch.testing.assert_close(share * weights, torch.full((1000,), 1e-3))
+    assert torch.equal(odds(torch.zeros(4, 3)), torch.ones(4))
+
+
+def test_pictures_that_outcomes_are_told_from_are_moved(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    loss = PixelWorldModel.outcome_loss
+
+    def spy(self: PixelWorldModel, window, outcome, weights):
+        seen.append(torch.cat([window.observations, outcome.next_frames[:, None]], dim=1))
+        return loss(self, window, outcome, weights)
+
+    monkeypatch.setattr(PixelWorldModel, "outcome_loss", spy)
+    for shift in (0, 2):
+        learner(config=replace(SMALL, shift=shift, outcome_batch=12)).update(0)
+    still, shifted = seen
+    assert still.shape == shifted.shape == (12, 3, 8, 8, 3)
+    # The same transitions were drawn, before they were moved.
+    assert not torch.equal(still, shifted)
+    assert any(
+        torch.equal(
+            still[:, :, 2:-2, 2:-2][each], shifted[:, :, 2 - down : 6 - down, 2 - right : 6 - right][each]
+        )
+        for each in range(12)
+        for down in range(-2, 3)
+        for right in range(-2, 3)
+        if (down, right) != (0, 0)
+    )

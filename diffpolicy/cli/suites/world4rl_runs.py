@@ -172,7 +172,7 @@ def collected(
     if begun is not None:
         shutil.copy(begun, unfinished)
     given = {"source": "mixture", "seed": seed, "extend": True}
-    options = {**given, "mixture": {**mixture, "after_success": cfg.after_success}}
+    options = {**given, "mixture": {"after_success": cfg.after_success, **mixture}}
     make(task.id, build(CollectConfig, options, "collect"), unfinished, progress=cfg.progress)
     unfinished.rename(path)
     return path
