@@ -18,9 +18,8 @@ class Convolution1d(nn.Conv1d):
         """Map (B, inputs, L) to (B, outputs, L)."""
         low = hidden.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         if low and torch.is_grad_enabled() and torch.get_autocast_dtype("cpu") == torch.bfloat16:
-            output: Tensor = _Convolution.apply(
-                hidden.bfloat16(), self.weight.bfloat16(), self.bias.bfloat16()  # type: ignore[union-attr]
-            )
+            weight, bias = (parameter.bfloat16() for parameter in self.parameters())
+            output: Tensor = _Convolution.apply(hidden.bfloat16(), weight, bias)  # type: ignore[no-untyped-call]
             return output
         return super().forward(hidden)
 
