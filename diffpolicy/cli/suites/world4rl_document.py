@@ -61,6 +61,7 @@ def make_document(cfg: DictConfig, found: list[Found]) -> dict[str, Any]:
         "seed": cfg.seed,
         "demonstrations": cfg.demonstrations,
         "arms": OmegaConf.to_container(cfg.arms, resolve=True),
+        "pixels": OmegaConf.to_container(cfg.pixels, resolve=True),
         "rows": rows,
         "targets": targets,
     }
@@ -78,10 +79,11 @@ def markdown(document: dict[str, Any]) -> str:
     """Return the document's rows as a Markdown table."""
     lines = [
         f"Made by `{document['command']}`; {len(document['seeds'])} training seeds with {document['demonstrations']} "
-        f"demonstrations each, {document['episodes']} real episodes of each policy from seed {document['seed']}, all "
-        "mean actions. Brackets: 95 % intervals over training seeds and episodes, of gains over the same resets. "
-        "Imagined: whole episodes in the model that the policy was refined in. Fooled: real failures that this model, "
-        "fed their actions, calls successes. Missed: real successes that it does not.",
+        f"demonstrations each ({document['pixels']['demonstrations']} from pixels), {document['episodes']} real "
+        f"episodes of each policy from seed {document['seed']}, all mean actions. Brackets: 95 % intervals over "
+        "training seeds and episodes, of gains over the same resets. Imagined: whole episodes in the model that the "
+        "policy was refined in. Fooled: real failures that this model, fed their actions, calls successes. Missed: "
+        "real successes that it does not.",
         "",
         "| task | policy | success | by seed | gained | imagined | fooled | missed |",
         "|---|---|---|---|---|---|---|---|",
