@@ -52,12 +52,17 @@ def test_targets_ask_for_more_return_within_the_limit(split: tuple[float, float]
     assert found[0]["value"] == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["BallCircle", "HalfCheetahVelocity", "CarRun"])
-def test_every_tasks_options_are_merged(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "history", "bound"),
+    [("BallCircle", 1, "clip"), ("HalfCheetahVelocity", 4, "tanh"), ("CarRun", 4, "clip")],
+)
+def test_every_tasks_options_are_merged(name: str, history: int, bound: str) -> None:
     with initialize_config_dir(str(config_folder()), version_base=HYDRA_VERSION):
         cfg = compose("benchmark", overrides=["suite=safe-refine"])
-    options, sizes = task_config(cfg, name).world_model_options, [256, 256, 256]
-    assert options == ({"hidden": sizes, "updates": 8_000} if name == "HalfCheetahVelocity" else {})
+    options = task_config(cfg, name)
+    assert options.world_model_options.history == history
+    assert options.gaussian.bound == bound
+    assert options.refine.iterations == 200
 
 
 def test_verdicts_are_tabulated_with_those_that_were_never_refined() -> None:
