@@ -97,7 +97,7 @@ def test_a_small_suite_runs_and_goes_on(tmp_path: Path) -> None:
         "episodes=2",
     ]
     words += [
-        "pixels.tasks={}",
+        "~pixels.tasks.reach-v3-pixels",
         "progress=false",
         "imagined=4",
         "demonstrations=2",
