@@ -24,7 +24,9 @@ def test_gradients_in_bfloat16(kernel: int, length: int) -> None:
             outputs = model(inputs)
         assert outputs.dtype == (torch.bfloat16 if low else torch.float64)
         (outputs * pull.to(outputs.dtype)).sum().backward()
-        parameters = [parameter.grad.double() for parameter in model.parameters() if parameter.grad is not None]
+        parameters = [
+            parameter.grad.double() for parameter in model.parameters() if parameter.grad is not None
+        ]
         assert inputs.grad is not None and len(parameters) == 2
         return [outputs.detach().double(), inputs.grad.double(), *parameters]
 
@@ -38,6 +40,8 @@ def test_without_gradients_it_is_pytorchs_own() -> None:
     hidden = torch.randn(2, 3, 8)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         low = layer(hidden)
-    own = torch.nn.functional.conv1d(hidden.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16(), padding=2)
+    own = torch.nn.functional.conv1d(
+        hidden.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16(), padding=2
+    )
     assert torch.equal(low, own)
     assert torch.equal(layer(hidden), torch.nn.functional.conv1d(hidden, layer.weight, layer.bias, padding=2))
