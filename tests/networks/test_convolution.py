@@ -27,7 +27,8 @@ def test_gradients_in_bfloat16(kernel: int, length: int) -> None:
         parameters = [
             parameter.grad.double() for parameter in model.parameters() if parameter.grad is not None
         ]
-        assert inputs.grad is not None and len(parameters) == 2
+        assert inputs.grad is not None
+        assert len(parameters) == 2
         return [outputs.detach().double(), inputs.grad.double(), *parameters]
 
     for low, exact in zip(gradients(True), gradients(False), strict=True):
