@@ -3,20 +3,30 @@
 The same steps as from states (`world4rl_runs`), with the options of the block `pixels` in the place of theirs.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 import envs
-from diffpolicy import data, training
+from diffpolicy import training
 from diffpolicy.cli import pixel_world_model
 from diffpolicy.cli.common import compute_device
 from diffpolicy.cli.config import build
 from diffpolicy.cli.pixel_data import with_camera
 from diffpolicy.cli.refine_world import World
-from diffpolicy.cli.suites.world4rl_runs import collected, folder, kind, last, plain, refined, until_success
+from diffpolicy.cli.suites.world4rl_runs import (
+    cloned,
+    collected,
+    described,
+    folder,
+    kind,
+    last,
+    plain,
+    refined,
+    until_success,
+)
 from diffpolicy.collection.pictures import collect_pictures
 from diffpolicy.policies.picture_gaussian import PictureGaussianConfig, load_picture_gaussian
 from diffpolicy.refinement import BranchValueConfig, PictureCloneConfig, picture_cloner, picture_values
@@ -45,20 +55,9 @@ def clone(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
     path = demonstrations(cfg, task, seed)
     policy = build(PictureGaussianConfig, cfg.gaussian, "pixels.gaussian")
     config = build(PictureCloneConfig, cfg.clone, "pixels.clone")
-    hashed = data.sha256(path)
-    description = {"task": task.id, "data": {"file": path.name, "sha256": hashed}}
-    dataset = with_camera(task, path, policy.camera)
+    dataset, description = with_camera(task, path, policy.camera), described(task, path)
     learner = picture_cloner(dataset, policy, config, seed, compute_device(cfg), description)
-    stored = {
-        "task": task.id,
-        "seed": seed,
-        "gaussian": asdict(policy),
-        "clone": asdict(config),
-        "data_sha256": hashed,
-    }
-    run = folder(cfg, task, seed) / "clone"
-    training.run(learner, run, stored, checkpoint_every=config.updates, log_every=100, progress=cfg.progress)
-    return run
+    return cloned(cfg, task, seed, path, learner, policy, config)
 
 
 def roll_outs(cfg: DictConfig, task: envs.Task, seed: int) -> Path:

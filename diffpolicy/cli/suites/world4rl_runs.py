@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import envs
 from diffpolicy import data, training
+from diffpolicy.alignment import Aligner
 from diffpolicy.cli import train_world_model
 from diffpolicy.cli.common import compute_device, load_dataset
 from diffpolicy.cli.config import build
@@ -21,6 +22,7 @@ from diffpolicy.refinement import (
     BranchValueConfig,
     BranchValues,
     CloneConfig,
+    PictureCloneConfig,
     RefineConfig,
     RewardOnly,
     cloner,
@@ -49,15 +51,32 @@ def clone(cfg: DictConfig, task: envs.Task, seed: int) -> Path:
     """Train a seed's Gaussian clone of its demonstrations, unless that is done; return its run."""
     path = demonstrations(cfg, task, seed)
     policy, config = build(GaussianConfig, cfg.gaussian, "gaussian"), build(CloneConfig, cfg.clone, "clone")
-    hashed = data.sha256(path)
-    description = {"task": task.id, "data": {"file": path.name, "sha256": hashed}}
+    description = described(task, path)
     learner = cloner(load_dataset(task, path), policy, config, seed, compute_device(cfg), description)
+    return cloned(cfg, task, seed, path, learner, policy, config)
+
+
+def described(task: envs.Task, path: Path) -> dict[str, Any]:
+    """Return what a clone's manifest says of the demonstrations in `path`."""
+    return {"task": task.id, "data": {"file": path.name, "sha256": data.sha256(path)}}
+
+
+def cloned(
+    cfg: DictConfig,
+    task: envs.Task,
+    seed: int,
+    path: Path,
+    learner: Aligner,
+    policy: GaussianConfig,
+    config: CloneConfig | PictureCloneConfig,
+) -> Path:
+    """Train `learner`, a clone of the demonstrations in `path`, unless that is done; return the run."""
     stored = {
         "task": task.id,
         "seed": seed,
         "gaussian": asdict(policy),
         "clone": asdict(config),
-        "data_sha256": hashed,
+        "data_sha256": data.sha256(path),
     }
     run = folder(cfg, task, seed) / "clone"
     training.run(learner, run, stored, checkpoint_every=config.updates, log_every=100, progress=cfg.progress)
@@ -119,9 +138,9 @@ def refined(
     given["imagination"]["success"] = True
     config = build(RefineConfig, given, "refine")
     branches = build(BranchConfig, {**plain(cfg.branches), "horizon": cfg.horizon}, "branches")
-    described = world.description() | {"method_of_refinement": "success", "horizon": cfg.horizon}
+    description = world.description() | {"method_of_refinement": "success", "horizon": cfg.horizon}
     env = world.branches(branches)
-    learner = refiner(network, policy, world.dataset, env, RewardOnly(), config, seed, described, values)
+    learner = refiner(network, policy, world.dataset, env, RewardOnly(), config, seed, description, values)
     stored = {
         "task": world.task.id,
         "seed": seed,
