@@ -64,9 +64,12 @@ def pixel_open_loop(
 
 @torch.no_grad()
 def telling(model: PixelWorldModel, windows: FrameWindows, index: Tensor) -> dict[str, Telling]:
-    """Return how well outcomes of real transitions `index` (S,) are told, by their names."""
+    """Return how well outcomes of real transitions `index` (S,) are told, by their names: as imagination tells them."""
     outcome = windows.outcome(index)
-    told = model.outcomes(windows.window(index), outcome.next_frames) > 0.5
+    probabilities = model.outcomes(windows.window(index), outcome.next_frames)
+    believed = torch.full_like(probabilities[0], 0.5)
+    believed[OUTCOMES.index("success")] = model.config.certainty
+    told = probabilities > believed
     there = outcome.labels > 0.0
     both = (told & there).sum(0)
     values = zip((both / there.sum(0)).tolist(), (both / told.sum(0)).tolist(), strict=True)

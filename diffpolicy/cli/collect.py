@@ -27,6 +27,11 @@ def main(cfg: DictConfig) -> None:
             f"{task.name} has no way of its own to make data: source=ppo has agents learn it from its rewards; "
             "demonstrations go to train as data=FILE"
         )
+    if task.image_size is not None:
+        raise ConfigError(
+            f"this verb keeps no pictures, which {task.name} is for: diffpolicy.collection.pictures.collect_pictures "
+            "records mixtures with theirs, as `diffpolicy benchmark suite=world4rl` does"
+        )
     options = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(options, dict)
     path = Path(cfg.to) if cfg.to is not None else dataset_file(Path("runs/data"), task)

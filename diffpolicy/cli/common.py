@@ -80,7 +80,7 @@ def ways_to_data(task: envs.Task) -> str:
     ways = []
     if task.dataset_file or task.name.lower() in data.PUBLISHED:
         ways.append(f"`diffpolicy data fetch {task.name}` gets the published one")
-    if task.simulator in COLLECTED:
+    if task.simulator in COLLECTED and task.image_size is None:
         ways.append(f"`diffpolicy collect task={task.name}` makes one")
     return f"{', '.join(ways)}; then " if ways else ""
 

@@ -22,8 +22,7 @@ from diffpolicy.evaluation.video import animation, film, record_video
 from diffpolicy.policies import ARMS as FISOR_ARMS
 from diffpolicy.policies import DiffusionConfig, DiffusionLearner, Policy, load_chunk_model, parse_arm
 from diffpolicy.policies.acting import chunk_policy
-from diffpolicy.policies.gaussian import METHOD as GAUSSIAN
-from diffpolicy.policies.loading import available_arms, load_policy, read_calibration
+from diffpolicy.policies.loading import GAUSSIANS, available_arms, load_policy, read_calibration
 
 METHOD = "diffusion"  # what a checkpoint's manifest says
 ARMS = ("ddim_3@8", "soft_20_10_3@1", "rti_5_3_1_0@1", "ddpm_100@8")  # evaluated unless others are named
@@ -164,7 +163,7 @@ def players(
 
     Guarded arms take their thresholds from what `diffpolicy calibrate` left beside the checkpoint.
     """
-    if checkpoints[0].manifest["method"] == GAUSSIAN:
+    if checkpoints[0].manifest["method"] in GAUSSIANS:
         return {name: [load_policy(one, name, device=device) for one in checkpoints] for name in arms}
     models = [(load_chunk_model(one, device), read_calibration(one)) for one in checkpoints]
     return {
@@ -189,7 +188,7 @@ def evaluate(
     console = Console(soft_wrap=True, highlight=False)
     manifest = checkpoints[0].manifest
     task = envs.task(manifest["task"])
-    usual = available_arms(manifest) if manifest["method"] == GAUSSIAN else list(ARMS)
+    usual = available_arms(manifest) if manifest["method"] in GAUSSIANS else list(ARMS)
     names = listed(cfg, "arms", str) or usual
     headline, reference = chosen_arm(cfg.headline, names), chosen_arm(cfg.reference, names)
     arms = players(checkpoints, names, compute_device(cfg))

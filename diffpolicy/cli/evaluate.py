@@ -18,7 +18,7 @@ from diffpolicy.cli.reporting import write_report
 from diffpolicy.cli.suggestions import nearest
 from diffpolicy.evaluation.certificate import write_certificate
 from diffpolicy.policies import ARMS, Policy, available_arms, load_policy
-from diffpolicy.policies.gaussian import METHOD as GAUSSIAN
+from diffpolicy.policies.loading import GAUSSIANS
 
 
 class Guest(NamedTuple):
@@ -54,7 +54,7 @@ def _present(arm: str, arms: list[str]) -> str:
 
 
 def _player(checkpoint: training.Checkpoint, arm: str, seed: int, device: torch.device) -> Policy:
-    if checkpoint.manifest["method"] == GAUSSIAN:
+    if checkpoint.manifest["method"] in GAUSSIANS:
         return load_policy(checkpoint, arm, device=device)
     return load_policy(checkpoint, arm, seed, device)
 

@@ -57,7 +57,7 @@ def clone_subject(cfg: DictConfig, world: World, folder: Path) -> Subject:
     learner = cloner(world.dataset, policy, clone, cfg.seed, world.device, description)
     config = {
         "seed": cfg.seed,
-        "gaussian": asdict(policy),
+        "gaussian": policy.stored(),
         "clone": asdict(clone),
         "data_sha256": world.data_sha256,
     }

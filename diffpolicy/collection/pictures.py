@@ -86,7 +86,12 @@ def collect_pictures(
 
 
 def _write(dataset: OfflineDataset, path: Path, camera: str) -> None:
-    """Write a dataset whose episodes all end in time-outs; the file appears whole or not at all."""
+    """Write a dataset whose episodes all end in time-outs; the file appears whole or not at all.
+
+    Raises CollectionError for episodes that terminate, which such files do not tell.
+    """
+    if dataset.terminals.any():
+        raise CollectionError("files of pictures hold episodes that time out, and some of these terminated")
     arrays = {
         "state": dataset.observations[dataset.rows].numpy(),
         "action": dataset.actions.numpy(),

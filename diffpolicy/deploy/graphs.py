@@ -18,6 +18,7 @@ from diffpolicy.policies.chunk_model import ChunkModel
 from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.gaussian import GaussianPolicy
 from diffpolicy.policies.inference import ChunkDenoiser, Inference
+from diffpolicy.policies.picture_gaussian import PicturePolicy
 from diffpolicy.policies.policy import Observation
 from diffpolicy.policies.selection import CandidatePolicy
 from diffpolicy.policies.streaming import StreamingPolicy
@@ -73,6 +74,10 @@ def graphs_of(policy: Deployable, low: Sequence[float], high: Sequence[float]) -
         sampler = AncestralSampler(policy.actors.process)
         shape = (sampler.process.levels, 1, policy.arm.candidates, policy.actors.action_size)
         return _single(Graph(_Candidates(policy, units), ("state", "noise"), ("actions", "feasible"), shape))
+    if isinstance(policy, PicturePolicy):
+        raise DeployError(
+            "Gaussian policies that see pictures alone cannot be deployed yet; chunk policies with cameras can"
+        )
     if isinstance(policy, GaussianPolicy):
         drawn = policy.std > 0.0
         noise, inputs = ((1, len(low)), ("state", "noise")) if drawn else ((), ("state",))

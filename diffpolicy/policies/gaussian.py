@@ -6,7 +6,7 @@ distances of actions. PPO in the usual sense is then `DDPO` on paths of one step
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -46,6 +46,11 @@ class GaussianConfig:
             raise PolicyError(
                 f"a Gaussian policy has hidden layers and a deviation above 0 and at most {LARGEST_STD:g}, got {self}"
             )
+
+    def stored(self) -> dict[str, Any]:
+        """Return the options as runs keep them: a `bound` of "tanh" is left out, as runs from before it do."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if (name, value) != ("bound", "tanh")}
 
     @property
     def rule(self) -> StepRule:

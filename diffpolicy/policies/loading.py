@@ -24,12 +24,13 @@ from diffpolicy.policies.streaming import StreamingPolicy
 from diffpolicy.safety import CriticConfig, Critics
 from diffpolicy.training import Checkpoint
 
+GAUSSIANS = (GAUSSIAN, PICTURE_GAUSSIAN)  # methods of policies of one action, each of one training seed
 CALIBRATION = "calibration.json"  # beside a checkpoint's weights
 
 
 def available_arms(manifest: Mapping[str, Any]) -> list[str]:
     """Return the arms that the trained actors and critics of a checkpoint can play, or those of its Gaussian."""
-    if manifest["method"] in (GAUSSIAN, PICTURE_GAUSSIAN):
+    if manifest["method"] in GAUSSIANS:
         return list(GAUSSIAN_ARMS)
     actors, kinds = manifest["actors"], manifest["critic_kinds"]
     return [

@@ -49,13 +49,19 @@ class PictureEncoder(nn.Module):
 
     def __init__(self, size: int, features: int, generator: torch.Generator) -> None:
         super().__init__()
+        self.size = size
         first, second = WIDTHS
         self.first = conv2d(3, first, 3, generator, stride=2)
         self.second = conv2d(first, second, 3, generator, stride=2)
         self.output = linear(second * (size // 4) ** 2, features, generator)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return the features (B, F)."""
+        """Return the features (B, F); PolicyError for pictures of another size."""
+        if pictures.shape[1:] != (self.size, self.size, 3):
+            raise PolicyError(
+                f"the policy sees pictures of {self.size} x {self.size} pixels (gaussian.size), not of shape "
+                f"{tuple(pictures.shape[1:])}: data, world model and policy need one size"
+            )
         hidden = pictures.movedim(-1, 1).float() / 127.5 - 1.0
         hidden = F.relu(self.second(F.relu(self.first(hidden))))
         features: Tensor = self.output(hidden.flatten(1))

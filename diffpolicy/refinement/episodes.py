@@ -59,9 +59,16 @@ def imagine_episodes(policy: Policy, env: ImaginedEnv, seed: int) -> ImaginedEpi
 
 
 def sight(seen: Tensor, env: ImaginedEnv) -> tuple[Tensor, dict[str, Tensor] | None]:
-    """Return what a policy is shown of imagined observations: states (n, O), or no state and frames by their camera."""
+    """Return what a policy is shown of imagined observations: states (n, O), or no state and frames by their camera.
+
+    Raises RefinementError for a world model of pixels that was not told the name of its camera.
+    """
     if seen.dtype != torch.uint8:
         return seen, None
+    if env.model.config.camera is None:
+        raise RefinementError(
+            "the world model does not say which camera it imagines: train it with PixelConfig(camera=NAME)"
+        )
     return seen.new_zeros((len(seen), 0)), {env.model.config.camera: seen}
 
 

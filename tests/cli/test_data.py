@@ -133,6 +133,15 @@ def test_fetch_of_a_task_without_a_published_dataset_says_how_to_make_one(comman
     assert "diffpolicy collect task=PointRobot" in err
 
 
+def test_tasks_of_pictures_are_not_collected_without_them(command):
+    status, _, err = command("collect", "task=reach-v3-pixels")
+    assert status == 2
+    assert "this verb keeps no pictures" in err
+    status, _, err = command("data", "fetch", "reach-v3-pixels")
+    assert status == 2
+    assert "diffpolicy collect" not in err
+
+
 def test_fetch_without_a_network_is_one_sentence(command, monkeypatch):
     def fetch(file_name, folder, *, progress):
         raise data.DownloadError("not reachable")

@@ -11,7 +11,7 @@ import torch
 from diffpolicy import data
 from diffpolicy.collection import CollectConfig, CollectionError, MixtureConfig
 from diffpolicy.collection.mixture import Driver
-from diffpolicy.collection.pictures import Filmed, collect_pictures
+from diffpolicy.collection.pictures import Filmed, _write, collect_pictures
 from diffpolicy.policies import ActionChunk, Memory, Observation
 
 
@@ -97,3 +97,18 @@ def test_a_file_has_a_picture_for_every_transition_and_goes_on(
     with pytest.raises(CollectionError, match="no pictures of 'side'"):
         collect_pictures("PushTImage", config, tmp_path / "none.npz", "side", progress=False)
     assert not (tmp_path / "none.npz").exists()
+
+
+def test_terminations_are_not_lost_in_silence(tmp_path: Path) -> None:
+    steps = 3
+    dataset = data.from_transitions(
+        observations=np.zeros((steps, 2), np.float32),
+        actions=np.zeros((steps, 1), np.float32),
+        rewards=np.zeros(steps, np.float32),
+        costs=np.zeros(steps, np.float32),
+        terminals=np.array([False, False, True]),
+        timeouts=np.zeros(steps, bool),
+    )
+    with pytest.raises(CollectionError, match="terminated"):
+        _write(dataset, tmp_path / "made.npz", "camera")
+    assert not list(tmp_path.iterdir())

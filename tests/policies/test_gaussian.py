@@ -92,7 +92,7 @@ def test_cut_means_may_lie_beyond_the_limits_and_are_restored(tmp_path: Path) ->
     with torch.no_grad():
         clipped.layers[-1].bias.copy_(torch.tensor([5.0, 0.0]))  # type: ignore[union-attr]
     states = torch.randn(30, 3)
-    assert float(clipped.mean(states).max()) > 2.0
+    assert clipped.mean(states).max().item() > 2.0
     manifest = gaussian_manifest(clipped, CONFIG, 0)
     folder = training.write_checkpoint(
         tmp_path, 1, model=dict(clipped.state_dict()), state={}, config={}, manifest=manifest
@@ -101,3 +101,8 @@ def test_cut_means_may_lie_beyond_the_limits_and_are_restored(tmp_path: Path) ->
     torch.testing.assert_close(policy.network.mean(states), clipped.mean(states))
     chunk, _ = policy.act(Observation(states.unsqueeze(1)), policy.start(30, 0))
     assert float(chunk.actions.max()) == 1.0
+
+
+def test_runs_from_before_bounds_go_on() -> None:
+    assert GaussianConfig([8], 0.2).stored() == {"hidden": [8], "std": 0.2}
+    assert GaussianConfig([8], 0.2, "clip").stored() == {"hidden": [8], "std": 0.2, "bound": "clip"}

@@ -116,7 +116,7 @@ def trained_clone(folder: Path, updates: int, progress: bool) -> Path:
     policy, config, hashed = GaussianConfig(), CloneConfig(updates=updates), data.sha256(path)
     description = {"task": task.id, "data": {"file": path.name, "sha256": hashed}}
     learner = cloner(load_dataset(task, path), policy, config, SEED, torch.device("cpu"), description)
-    stored = {"gaussian": asdict(policy), "clone": asdict(config), "data_sha256": hashed}
+    stored = {"gaussian": policy.stored(), "clone": asdict(config), "data_sha256": hashed}
     training.run(learner, folder, stored, checkpoint_every=updates, log_every=100, progress=progress)
     return folder
 

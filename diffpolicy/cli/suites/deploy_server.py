@@ -55,10 +55,12 @@ def served(folder: Path, task: envs.Task, requests: int, rate: float, log: Path)
     """Serve the export in `folder` in a process of its own and ask it about the task's shipped demonstrations.
 
     Returns quantiles of the times [ms] from before encoding to after decoding, of the policy's part in them, and the
-    machine's load before and after.
+    machine's load before and after. Raises ConfigError for more requests than the demonstrations have moments.
     """
     dataset = load_dataset(task, dataset_path(task, None))
     states = dataset.observations[dataset.rows[: requests + WARM_UP]].numpy()
+    if len(states) < requests + WARM_UP:
+        raise ConfigError(f"server.requests={requests} must be at most {len(states) - WARM_UP}")
     before = os.getloadavg()[0]
     options = [f"export={folder}", f"run={log.with_suffix('')}"]
     with policy_server(options, log) as (uri, _):

@@ -136,7 +136,7 @@ def real_episodes(
     recorder = Recorder()
     # To the horizon, successful or not: a model that sees success a step too late sees it all the same.
     played = play(policy, vector, seeds, record=recorder)
-    dataset = replace(recorder.dataset(played), images=vector.pictures())
+    dataset = replace(recorder.dataset(played), images=vector.pictures(len(played)))
     return played, replay_confusion(world.model, dataset)
 
 
@@ -161,9 +161,10 @@ class Watched:
         self._seen.append(infos.get("images", {}))
         return seen, rewards, terminated, truncated | over, infos
 
-    def pictures(self) -> dict[str, NDArray[np.uint8]]:
-        """Return the picture before every step (n T, H, W, 3) by its camera, episode by episode, all of T steps."""
+    def pictures(self, count: int) -> dict[str, NDArray[np.uint8]]:
+        """Return the picture before every step (count T, H, W, 3), by camera, of the first episodes, all of T steps."""
         steps = self._seen[:-1]
         return {
-            camera: np.concatenate(np.stack([seen[camera] for seen in steps], axis=1)) for camera in steps[0]
+            camera: np.concatenate(np.stack([seen[camera][:count] for seen in steps], axis=1))
+            for camera in steps[0]
         }

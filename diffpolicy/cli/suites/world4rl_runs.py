@@ -74,7 +74,7 @@ def cloned(
     stored = {
         "task": task.id,
         "seed": seed,
-        "gaussian": asdict(policy),
+        "gaussian": policy.stored(),
         "clone": asdict(config),
         "data_sha256": data.sha256(path),
     }
@@ -145,7 +145,7 @@ def refined(
         "task": world.task.id,
         "seed": seed,
         "refine": asdict(config),
-        "gaussian": asdict(policy),
+        "gaussian": policy.stored(),
         "branches": asdict(branches),
         "value": asdict(values.config),
         "world_sha256": world.weights,

@@ -33,7 +33,7 @@ def clone(cfg: DictConfig, task: envs.Task, dataset: data.OfflineDataset, hashed
     policy, config = GaussianConfig(), build(CloneConfig, options.clone, "closed_loop.clone")
     description = {"task": task.id, "data": {"sha256": hashed}, "share": options.share}
     learner = cloner(dataset.select(best), policy, config, 0, compute_device(cfg), description)
-    stored = {**description, "gaussian": asdict(policy), "clone": asdict(config)}
+    stored = {**description, "gaussian": policy.stored(), "clone": asdict(config)}
     run = Path(cfg.run).resolve() / task.name / "clone"
     training.run(
         learner, run, stored, checkpoint_every=config.updates, log_every=cfg.log_every, progress=cfg.progress

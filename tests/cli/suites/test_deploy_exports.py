@@ -259,3 +259,10 @@ def test_critics_are_those_of_the_suite_safe_offline_and_made_where_missing(
 def test_a_kind_that_there_is_not_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no kind 'dqn'; the kinds are diffusion_mlp, "):
         deploy_policies.policy_of(options(tmp_path), "dqn", Console(quiet=True))
+
+
+def test_more_requests_than_moments_are_refused(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"server\.requests=100000000 must be at most \d+"):
+        deploy_server.served(
+            job.path.with_suffix(""), envs.task("PushT"), 100_000_000, 100.0, tmp_path / "log"
+        )

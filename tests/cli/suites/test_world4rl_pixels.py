@@ -56,8 +56,12 @@ def test_pictures_are_kept_episode_by_episode() -> None:
         env.reset(seed=[0, 1])
         while not env.step(None)[3].all():
             pass
-    kept = env.pictures()["camera"][:, 0, 0, :2]
+    kept = env.pictures(2)["camera"][:, 0, 0, :2]
     assert kept.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    alone = env.pictures(1)["camera"][
+        :, 0, 0, :2
+    ]  # the last batch is filled up with episodes that nobody wants
+    assert alone.tolist() == [[0, 0], [0, 1], [0, 2]]
 
 
 def test_a_small_suite_from_pixels_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
