@@ -93,7 +93,7 @@ def test_a_gaussian_policy_that_is_there_already_is_gone_on_from(given: list[str
     words = ["refine", *given, *OPEN, "gate.cost_rate=0", "gaussian.hidden=[99]"]
     assert dispatch([*words, f"start={first}", f"run={second}"]) == 0
     found = training.read_checkpoint(training.best_checkpoint(second))
-    assert found.manifest["gaussian"] == {"hidden": [16], "std": 0.3}
+    assert found.manifest["gaussian"] == {"hidden": [16], "std": 0.3, "bound": "tanh"}
     base = training.read_checkpoint(training.best_checkpoint(first)).manifest["sha256"]["model.safetensors"]
     assert found.config["refine"]["start_sha256"] == base
 

@@ -9,7 +9,7 @@ import pytest
 import envs
 
 
-def test_there_are_93_tasks() -> None:
+def test_there_are_94_tasks() -> None:
     simulators = [task.simulator for task in envs.tasks()]
     assert {name: simulators.count(name) for name in simulators} == {
         "bullet": 8,
@@ -19,7 +19,7 @@ def test_there_are_93_tasks() -> None:
         "pusht": 2,
         "adroit": 1,
         "kitchen": 1,
-        "metaworld": 50,
+        "metaworld": 51,
     }
     assert len({task.id for task in envs.tasks()}) == len({task.name for task in envs.tasks()}) == 94
 

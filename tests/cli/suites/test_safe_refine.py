@@ -54,7 +54,7 @@ def test_targets_ask_for_more_return_within_the_limit(split: tuple[float, float]
 
 @pytest.mark.parametrize(
     ("name", "history", "bound"),
-    [("BallCircle", 1, "clip"), ("HalfCheetahVelocity", 4, "tanh"), ("CarRun", 4, "clip")],
+    [("BallCircle", 1, "clip"), ("HalfCheetahVelocity", 1, "tanh"), ("CarRun", 4, "clip")],
 )
 def test_every_tasks_options_are_merged(name: str, history: int, bound: str) -> None:
     with initialize_config_dir(str(config_folder()), version_base=HYDRA_VERSION):
@@ -62,7 +62,8 @@ def test_every_tasks_options_are_merged(name: str, history: int, bound: str) -> 
     options = task_config(cfg, name)
     assert options.world_model_options.history == history
     assert options.gaussian.bound == bound
-    assert options.refine.iterations == 200
+    assert options.refine.iterations == (100 if name == "HalfCheetahVelocity" else 200)
+    assert options.refine.clip == 0.3
 
 
 def test_verdicts_are_tabulated_with_those_that_were_never_refined() -> None:
@@ -91,8 +92,9 @@ def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     words = ["benchmark", "suite=safe-refine", f"run={tmp_path / 'suite'}", f"results={results}", "seed=5"]
     words += [f"offline={tmp_path / 'offline'}", f"data_folder={data.parent}", "seeds=[0]", "episodes=1"]
-    words += ["~tasks.BallCircle", "~tasks.HalfCheetahVelocity", "~tasks.CarRun", "+tasks.PointRobot={}"]
-    words += ["+refine={iterations:1,updates:1}", "+branches={count:8,horizon:3}", "clone.max_cost=1e6"]
+    words += ["~tasks.BallCircle", "~tasks.HalfCheetahVelocity", "~tasks.CarRun", "~tasks.BallRun"]
+    words += ["+tasks.PointRobot={}"]
+    words += ["refine.iterations=1", "+refine.updates=1", "+branches={count:8,horizon:3}", "clone.max_cost=1e6"]
     words += ["+clone.updates=20", "+gate={cost_rate:0,start_uncertainty:1e6}"]
     words += ["+world_model_options={updates:50,hidden:[16],members:2}", "+value={hidden:[8],data_epochs:1}"]
     assert dispatch([*words, *quiet]) == 0
