@@ -94,7 +94,12 @@ def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
     words += [f"offline={tmp_path / 'offline'}", f"data_folder={data.parent}", "seeds=[0]", "episodes=1"]
     words += ["~tasks.BallCircle", "~tasks.HalfCheetahVelocity", "~tasks.CarRun", "~tasks.BallRun"]
     words += ["+tasks.PointRobot={}"]
-    words += ["refine.iterations=1", "+refine.updates=1", "+branches={count:8,horizon:3}", "clone.max_cost=1e6"]
+    words += [
+        "refine.iterations=1",
+        "+refine.updates=1",
+        "+branches={count:8,horizon:3}",
+        "clone.max_cost=1e6",
+    ]
     words += ["+clone.updates=20", "+gate={cost_rate:0,start_uncertainty:1e6}"]
     words += ["+world_model_options={updates:50,hidden:[16],members:2}", "+value={hidden:[8],data_epochs:1}"]
     assert dispatch([*words, *quiet]) == 0
