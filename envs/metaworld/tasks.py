@@ -3,6 +3,8 @@
 Source: Yu et al. 2019 ("Meta-World"), in version 3 (McLean et al. 2025, "Meta-World+").
 """
 
+from dataclasses import replace
+
 from envs.layout import Body, Layout
 from envs.registry import Task
 
@@ -70,47 +72,38 @@ HELD = 4  # simulator steps that an action is held for in tasks with pictures
 PICTURE = 32  # [pixel]
 WITH_PICTURES = "-pixels"  # what is added to the name of a task with pictures
 
-# The arm moves by up to 4 cm in a step of this one, which a picture of 32 pixels shows.
-IMAGE_TASK = Task(
-    id=f"reach-v3{WITH_PICTURES}",
-    name=f"reach-v3{WITH_PICTURES}",
-    simulator="metaworld",
-    observation_size=39,
-    action_size=4,
-    max_episode_steps=500 // HELD,
-    min_episode_reward=0.0,
-    max_episode_reward=5000.0,
-    min_episode_cost=0.0,
-    max_episode_cost=1.0,
-    dataset_file="",
-    binary_cost=True,
-    score="success",
-    control_rate=80.0 / HELD,
-    image_size=PICTURE,
-    layout=LAYOUT,
-)
-
 
 def metaworld_tasks() -> tuple[Task, ...]:
     """Return the fifty tasks in alphabetical order, whose reward is 0 to 10 a step, and the one with pictures."""
-    states = (
-        Task(
-            id=name,
-            name=name,
-            simulator="metaworld",
-            observation_size=39,
-            action_size=4,
-            max_episode_steps=500,
-            min_episode_reward=0.0,
-            max_episode_reward=5000.0,
-            min_episode_cost=0.0,
-            max_episode_cost=1.0,
-            dataset_file="",
-            binary_cost=True,
-            score="success",
-            control_rate=80.0,
-            layout=LAYOUT,
-        )
-        for name in NAMES
+    states = {name: _task(name) for name in NAMES}
+    # The arm moves by up to 4 cm in a step of this one, which a picture of 32 pixels shows.
+    name = f"reach-v3{WITH_PICTURES}"
+    pictures = replace(
+        states["reach-v3"],
+        id=name,
+        name=name,
+        max_episode_steps=500 // HELD,
+        control_rate=80.0 / HELD,
+        image_size=PICTURE,
     )
-    return (*states, IMAGE_TASK)
+    return (*states.values(), pictures)
+
+
+def _task(name: str) -> Task:
+    return Task(
+        id=name,
+        name=name,
+        simulator="metaworld",
+        observation_size=39,
+        action_size=4,
+        max_episode_steps=500,
+        min_episode_reward=0.0,
+        max_episode_reward=5000.0,
+        min_episode_cost=0.0,
+        max_episode_cost=1.0,
+        dataset_file="",
+        binary_cost=True,
+        score="success",
+        control_rate=80.0,
+        layout=LAYOUT,
+    )
