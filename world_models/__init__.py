@@ -3,7 +3,7 @@
 from world_models.config import KINDS, DiffusionSteps, Kind, WorldModelConfig
 from world_models.errors import WorldModelError
 from world_models.frames import FrameWindows
-from world_models.imagined_env import ImaginationConfig, ImaginedEnv
+from world_models.imagined_env import ImaginedEnv, ImaginedEnvConfig
 from world_models.learner import WorldModelLearner, load_world_model
 from world_models.pixel import PixelWorldModel
 from world_models.pixel_config import PixelConfig, PixelNoise
@@ -16,9 +16,9 @@ __all__ = [
     "DiffusionSteps",
     "FrameWindow",
     "FrameWindows",
-    "ImaginationConfig",
     "Imagined",
     "ImaginedEnv",
+    "ImaginedEnvConfig",
     "Kind",
     "Outcome",
     "PixelConfig",

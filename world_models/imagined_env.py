@@ -51,7 +51,7 @@ class Starts(Protocol):
 
 
 @dataclass(frozen=True)
-class ImaginationConfig:
+class ImaginedEnvConfig:
     """Episodes end after `horizon` steps, or where the model's uncertainty is above `max_uncertainty`.
 
     An episode cut off by uncertainty ends in a violation: nobody knows what comes then, so it costs `unknown_cost`.
@@ -85,7 +85,7 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
         model: WorldModel,
         starts: Starts,
         num_envs: int,
-        config: ImaginationConfig | None = None,
+        config: ImaginedEnvConfig | None = None,
         allowed: Tensor | None = None,
     ) -> None:
         """Make the environment; `allowed` (N,) int64 are the transitions that episodes may begin at, by default all."""
@@ -93,7 +93,7 @@ class ImaginedEnv(VectorEnv[Tensor, Tensor, Tensor]):
             raise WorldModelError(
                 f"the model sees {model.config.history} observations, the windows to start from hold {starts.history}"
             )
-        self.model, self.config = model, config or ImaginationConfig()
+        self.model, self.config = model, config or ImaginedEnvConfig()
         model.requires_grad_(False)
         model.eval()
         if self.config.max_uncertainty is not None and model.members < 2:

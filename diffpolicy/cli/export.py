@@ -49,7 +49,8 @@ def real_readings(runtime: TorchRuntime, path: str | None, count: int) -> dict[s
     task = envs.task(runtime.checkpoint.manifest["task"])
     if path is None and task.id not in SHIPPED:
         return None
-    cameras = [signal.name for signal in runtime.manifest.observation[1:]]
+    seen = [signal.name for signal in runtime.manifest.observation]
+    cameras = [name for name in seen if name != "state"]
     dataset = load_dataset(task, dataset_path(task, path), cameras)
     sampler = data.ChunkSampler(
         dataset, runtime.manifest.observation_horizon, runtime.manifest.observation_horizon, 1
@@ -58,5 +59,5 @@ def real_readings(runtime: TorchRuntime, path: str | None, count: int) -> dict[s
         np.linspace(0, len(sampler) - 1, min(count, len(sampler))).round().astype(np.int64)
     )
     chunks = sampler.batch(index)
-    pictures = {name: seen.numpy() for name, seen in (chunks.images or {}).items()}
-    return {"state": chunks.states.numpy(), **pictures}
+    read = {"state": chunks.states, **(chunks.images or {})}
+    return {name: read[name].numpy() for name in seen}

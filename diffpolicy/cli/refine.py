@@ -70,7 +70,7 @@ def main(cfg: DictConfig) -> None:
     checkpoint = last if chooser is None else training.best_checkpoint(run)
     take(learner, checkpoint)
     after = measure(cfg, world, start.policy())
-    release = decide(world, after, gate, limit)
+    release = decide(world, after, before, gate, limit)
     console.print(table(world.task, {"start": before, "refined": after}, world.known_uncertainty))
     frozen = world.check_frozen()
     keep(run, checkpoint, release, frozen, bool(cfg.save_refused), {"start": before, "refined": after})
@@ -99,7 +99,7 @@ def take(learner: Aligner, checkpoint: Path) -> None:
         tensor.copy_(stored[name])
 
 
-def decide(world: World, found: Side, gate: GateConfig, limit: float | None) -> Release:
+def decide(world: World, found: Side, start: Side, gate: GateConfig, limit: float | None) -> Release:
     """Return the gate's judgement of what was measured; real failures are replayed in the model where there are any."""
     confusion = None
     if found.recorded is not None and world.task.score == "success":
@@ -111,6 +111,7 @@ def decide(world: World, found: Side, gate: GateConfig, limit: float | None) -> 
         world.known_uncertainty,
         gate,
         limit=limit,
+        start=start.imagined,
         confusion=confusion,
         real=found.real,
         scale=scale,

@@ -16,8 +16,8 @@ from diffpolicy.cli.errors import ConfigError
 from diffpolicy.refinement import episodes_env, first_moments, known_uncertainty, windows_of
 from world_models import (
     FrameWindows,
-    ImaginationConfig,
     ImaginedEnv,
+    ImaginedEnvConfig,
     PixelWorldModel,
     StateWorldModel,
     Windows,
@@ -97,7 +97,7 @@ class World:
         """Return an environment of branches."""
         unsure = config.max_uncertainty
         horizon = config.horizon or (HORIZON if self.task.score == "return" else self.steps)
-        imagined = ImaginationConfig(horizon, None if unsure is None else unsure * self.known_uncertainty)
+        imagined = ImaginedEnvConfig(horizon, None if unsure is None else unsure * self.known_uncertainty)
         first, anywhere = first_moments(self.dataset, self.windows), torch.arange(len(self.windows))
         if config.first == 1.0:
             allowed = first

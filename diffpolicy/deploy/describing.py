@@ -13,6 +13,7 @@ from diffpolicy.deploy.manifest import Manifest, Safety, Signal, read_limits
 from diffpolicy.policies.arms import ColdStart
 from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.gaussian import GaussianPolicy
+from diffpolicy.policies.picture_gaussian import PicturePolicy
 from diffpolicy.policies.rti import WarmStart
 from diffpolicy.policies.selection import CandidatePolicy
 from diffpolicy.policies.streaming import StreamingPolicy
@@ -72,16 +73,6 @@ def describe(
     said = {**_KNOWN.get(task.name, {}), **_said(limits or {})}
     low, high = action_limits(checkpoint)
     rate = float(said.get("control_rate") or task.control_rate or RATE)
-    observation = (
-        Signal(
-            "state",
-            (int(stored["observation_size"]),),
-            "float32",
-            str(said.get("observation_unit", "")),
-            tuple(map(str, said.get("observation_names", ()))),
-        ),
-        *(Signal(name, (*size, 3), "uint8", "RGB") for name, size in stored.get("cameras", {}).items()),
-    )
     action = Signal(
         "action",
         (len(low),),
@@ -102,7 +93,7 @@ def describe(
         task=task.id,
         version=diffpolicy.__version__,
         git=git,
-        observation=observation,
+        observation=_observation(stored, policy, said),
         action=action,
         control_rate=rate,
         chunk=graphs.ahead,
@@ -134,6 +125,23 @@ def default_safety(low: list[float], high: list[float], decision: float) -> Safe
         max_observation_age=max(0.2, decision),
         watchdog=max(0.5, 2 * decision),
     )
+
+
+def _observation(
+    stored: Mapping[str, Any], policy: Deployable, said: Mapping[str, Any]
+) -> tuple[Signal, ...]:
+    """Return what the policy looks at: the state unless pictures are all it sees, and its cameras."""
+    if isinstance(policy, PicturePolicy):
+        return (Signal(policy.camera, policy.picture_shape, "uint8", "RGB"),)
+    state = Signal(
+        "state",
+        (int(stored["observation_size"]),),
+        "float32",
+        str(said.get("observation_unit", "")),
+        tuple(map(str, said.get("observation_names", ()))),
+    )
+    cameras = stored.get("cameras", {}).items()
+    return state, *(Signal(name, (*size, 3), "uint8", "RGB") for name, size in cameras)
 
 
 def _said(limits: Mapping[str, Any]) -> dict[str, Any]:

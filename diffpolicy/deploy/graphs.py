@@ -30,8 +30,9 @@ Deployable = CandidatePolicy | ChunkPolicy | StreamingPolicy | GaussianPolicy
 class Graph:
     """A module of named tensors; `noise` is the shape of its noise, () where it takes none.
 
-    Inputs are the signals (1, To, ...), then "noise", then "guess" (1, Tp, A): the last plan, shifted. Outputs are
-    "actions" (1, H, A) in physical units, and "plan" (1, Tp, A) or "feasible" (1,) where the policy has them.
+    Inputs are the signals (1, To, ...) that the policy looks at, then "noise", then "guess" (1, Tp, A): the last plan,
+    shifted. Outputs are "actions" (1, H, A) in physical units, and "plan" (1, Tp, A) or "feasible" (1,) where the
+    policy has them.
     """
 
     module: nn.Module
@@ -74,13 +75,9 @@ def graphs_of(policy: Deployable, low: Sequence[float], high: Sequence[float]) -
         sampler = AncestralSampler(policy.actors.process)
         shape = (sampler.process.levels, 1, policy.arm.candidates, policy.actors.action_size)
         return _single(Graph(_Candidates(policy, units), ("state", "noise"), ("actions", "feasible"), shape))
-    if isinstance(policy, PicturePolicy):
-        raise DeployError(
-            "Gaussian policies that see pictures alone cannot be deployed yet; chunk policies with cameras can"
-        )
     if isinstance(policy, GaussianPolicy):
-        drawn = policy.std > 0.0
-        noise, inputs = ((1, len(low)), ("state", "noise")) if drawn else ((), ("state",))
+        seen = policy.camera if isinstance(policy, PicturePolicy) else "state"
+        noise, inputs = ((1, len(low)), (seen, "noise")) if policy.std > 0.0 else ((), (seen,))
         return _single(Graph(_Gaussian(policy, units), inputs, ("actions",), noise))
     if not isinstance(policy.model, ChunkModel):
         raise DeployError(
@@ -196,14 +193,14 @@ class _Candidates(nn.Module):
 
 
 class _Gaussian(nn.Module):
-    """A Gaussian policy's mean action, or a sample."""
+    """A Gaussian policy's mean action, or a sample, for states or pictures (1, 1, ...)."""
 
     def __init__(self, policy: GaussianPolicy, units: _Units) -> None:
         super().__init__()
         self.network, self.units, self._std = policy.network, units, policy.std
 
-    def forward(self, state: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
-        actions = self.network.mean(state[:, -1])
+    def forward(self, seen: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        actions = self.network.mean(seen[:, -1])
         if noise is not None:
             actions = actions + self._std * noise
         return (self.units(actions.clamp(-1.0, 1.0).unsqueeze(1)),)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffpolicy.data import Standardizer
 from diffpolicy.deploy.graphs import Deployable, Graph
 from diffpolicy.deploy.run_policy import Array, Player, Run
 from diffpolicy.policies.chunk_model import ChunkModel
 from diffpolicy.policies.gaussian import GaussianPolicy
+from diffpolicy.policies.picture_gaussian import PicturePolicy
 from diffpolicy.policies.selection import CandidatePolicy
 
 TOLERANCE = 1e-4  # of half an action's range, of normalised plans, and of critics' values
@@ -64,9 +64,11 @@ class Latency:
     cpu_p99: float
 
 
-def random_readings(policy: Deployable, count: int, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Return states (count, To, O) spread as the policy's normalisation says its training data were, and pictures."""
+def random_readings(policy: Deployable, count: int, seed: int) -> dict[str, Array]:
+    """Return states (count, To, O) spread as the normalisation says the data were, and pictures: what is looked at."""
     source = np.random.default_rng(seed)
+    if isinstance(policy, PicturePolicy):
+        return {policy.camera: source.integers(0, 256, (count, 1, *policy.picture_shape), dtype=np.uint8)}
     center, spread = _usual_states(policy)
     shape = (count, policy.observation_horizon, len(center))
     # One place per sample and small steps from it: consecutive readings of a robot are alike.
@@ -85,7 +87,7 @@ def graph_inputs(
     """Return the inputs of a graph for readings (N, To, ...): fresh noise and, where wanted, `plans` (N, Tp, A)."""
     source = np.random.default_rng(seed)
     calls = []
-    for row in range(len(readings["state"])):
+    for row in range(_samples(readings)):
         feed = {name: readings[name][row : row + 1] for name in graph.inputs if name in readings}
         if graph.noise:
             feed["noise"] = source.standard_normal(graph.noise, dtype=np.float32)
@@ -149,7 +151,7 @@ def _latency(name: str, times: list[tuple[float, float]]) -> Latency:
 
 def _driver(player: Player, readings: Mapping[str, Array]) -> Callable[[int], list[tuple[float, float]]]:
     """Return a function that makes some more decisions and returns their wall-clock and processor times [ms]."""
-    count, memory, made = len(readings["state"]), player.start(0), 0
+    count, memory, made = _samples(readings), player.start(0), 0
 
     def drive(decisions: int) -> list[tuple[float, float]]:
         nonlocal memory, made
@@ -163,6 +165,10 @@ def _driver(player: Player, readings: Mapping[str, Array]) -> Callable[[int], li
         return times
 
     return drive
+
+
+def _samples(readings: Mapping[str, Array]) -> int:
+    return len(next(iter(readings.values())))
 
 
 def _usual_states(policy: Deployable) -> tuple[Array, Array]:

@@ -337,7 +337,7 @@ def golden_error(player: Player, folder: Path) -> float:
     worst = 0.0
     with np.load(folder / GOLDEN, allow_pickle=False) as golden:
         for name, graph in player.spec["graphs"].items():
-            for row in range(len(golden[f"{name}.in.state"])):
+            for row in range(len(golden[f"{name}.in.{graph['inputs'][0]}"])):
                 feed = {key: golden[f"{name}.in.{key}"][row] for key in graph["inputs"]}
                 for key, found in player.graphs[name](feed).items():
                     scale = np.asarray(player.spec["scales"][key], dtype=np.float32)

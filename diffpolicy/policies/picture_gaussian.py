@@ -87,6 +87,7 @@ class PicturePolicy(GaussianPolicy):
     def __init__(self, network: PictureNetwork, camera: str, std: float = 0.0) -> None:
         super().__init__(network, std)
         self.camera = camera
+        self.picture_shape = (network.encoder.size, network.encoder.size, 3)
 
     def act(self, observation: Observation, memory: Memory) -> tuple[ActionChunk, Memory]:
         """Return one action (B, 1, A) for each roll-out; PolicyError where there is no picture of the camera."""

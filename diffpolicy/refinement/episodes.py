@@ -10,8 +10,8 @@ from diffpolicy.policies import History, Policy
 from diffpolicy.refinement.errors import RefinementError
 from world_models import (
     FrameWindows,
-    ImaginationConfig,
     ImaginedEnv,
+    ImaginedEnvConfig,
     PixelWorldModel,
     StateWorldModel,
     Windows,
@@ -82,7 +82,7 @@ def episodes_env(model: AnyModel, windows: AnyWindows, starts: Tensor, count: in
 
     Nothing is cut off: what uncertainty does there is to be seen.
     """
-    return ImaginedEnv(model, windows, count, ImaginationConfig(horizon=steps), starts)
+    return ImaginedEnv(model, windows, count, ImaginedEnvConfig(horizon=steps), starts)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """The release gate: whether a policy that was refined in imagination may be let out of it.
 
 Imagined success proves nothing, since it is what was optimised. What is asked instead: does the policy stay where the
-model knows its way, does it cost little even there, is the model right about real failures, and does it promise what
-real episodes keep?
+model knows its way, does it cost little even there, has it gained anything there, is the model right about real
+failures, and does it promise what real episodes keep?
 """
 
 from collections.abc import Sequence
@@ -97,13 +97,15 @@ def judge(
     config: GateConfig,
     *,
     limit: float | None = None,
+    start: ImaginedEpisodes | None = None,
     confusion: Confusion | None = None,
     real: RealEpisodes | None = None,
     scale: float | None = None,
 ) -> Release:
     """Judge whole imagined episodes of the very policy that is to be deployed, by what is at hand.
 
-    `limit` of costs, or None where they do not matter; `real` episodes are compared by `scale`, a range of returns.
+    `limit` of costs, or None where they do not matter; episodes of the `start` of a refinement, which is to be deployed
+    instead where it earns more and costs little enough; `real` episodes are compared by `scale`, a range of returns.
     """
     figures = {
         "imagined_return": imagined.returns.mean().item(),
@@ -121,6 +123,14 @@ def judge(
             f"imagined episodes cost {figures['imagined_cost']:.2f} "
             f"(at most {config.margin:g} of the limit {limit:g})"
         )
+    if start is not None:
+        figures["start_return"] = start.returns.mean().item()
+        cheap = limit is None or start.costs.mean().item() <= config.margin * limit
+        if cheap and figures["imagined_return"] < figures["start_return"]:
+            reasons.append(
+                f"it returns {figures['imagined_return']:.4g} in imagination, where the policy it began as returns "
+                f"{figures['start_return']:.4g} and keeps to the cost as well: deploy that one"
+            )
     if confusion is not None:
         figures["fooled"] = confusion.fooled
         if confusion.fooled > config.fooled:

@@ -13,6 +13,7 @@ from diffpolicy.policies.calibration import Calibration, Residual
 from diffpolicy.policies.chunk_config import ConditioningConfig, EncoderConfig, NetworkConfig, ProcessConfig
 from diffpolicy.policies.chunk_model import ChunkModel
 from diffpolicy.policies.gaussian import GaussianConfig, GaussianNetwork, gaussian_manifest
+from diffpolicy.policies.picture_gaussian import PictureGaussianConfig, PictureNetwork, picture_manifest
 from diffpolicy.safety import CriticConfig
 from envs.layout import Layout
 from envs.pusht import STATE_TASK
@@ -118,5 +119,14 @@ def gaussian_checkpoint(folder: Path) -> Path:
     config = GaussianConfig([16], 0.2)
     network = GaussianNetwork(standardizer, 2, config.hidden, torch.Generator().manual_seed(0))
     manifest = gaussian_manifest(network, config, 0, task="PointRobot-v0", data=DATA)
+    training.write_checkpoint(folder, 1, model=network.state_dict(), state={}, config={}, manifest=manifest)
+    return folder
+
+
+def picture_checkpoint(folder: Path) -> Path:
+    """Write a Gaussian policy for the point robot that sees nothing but pictures of 8 x 8 pixels."""
+    config = PictureGaussianConfig([16], 0.2, features=6, size=8, camera="top")
+    network = PictureNetwork(config, 2, torch.Generator().manual_seed(0))
+    manifest = picture_manifest(network, config, 0, task="PointRobot-v0", data=DATA)
     training.write_checkpoint(folder, 1, model=network.state_dict(), state={}, config={}, manifest=manifest)
     return folder

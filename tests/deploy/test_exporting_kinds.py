@@ -3,12 +3,14 @@
 Trained networks of every kind go through both, with latencies, in the suite `deploy`: compiling them takes minutes.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_policies import PLAIN, chunk_checkpoint, fisor_checkpoint, gaussian_checkpoint
+from small_policies import PLAIN, chunk_checkpoint, fisor_checkpoint, gaussian_checkpoint, picture_checkpoint
 from torch import Tensor, nn
 
 from diffpolicy.deploy.errors import DeployError
@@ -51,6 +53,7 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> list[TorchRuntime]:
         TorchRuntime(fisor_checkpoint(folder / "fisor"), "fisor_4"),
         TorchRuntime(fisor_checkpoint(folder / "feasible"), "best_feasible_4"),
         TorchRuntime(gaussian_checkpoint(folder / "gaussian"), "sampled"),
+        TorchRuntime(picture_checkpoint(folder / "pictures"), "sampled"),
     ]
 
 
@@ -107,3 +110,21 @@ def test_a_folder_with_packages_decides_as_the_checkpoint_does(tmp_path: Path) -
         DeployError, match="not the file that was exported"
     ):  # before it is loaded: it is machine code
         ExportedPolicy(tmp_path / "to")
+
+
+def test_a_policy_that_sees_pictures_alone_is_shown_nothing_else(tmp_path: Path) -> None:
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    runtime = TorchRuntime(picture_checkpoint(tmp_path / "pictures"), "mean")
+    assert [(signal.name, signal.shape) for signal in runtime.manifest.observation] == [("top", (8, 8, 3))]
+    export(runtime, tmp_path / "to", samples=4, decisions=2).check()
+    plays = ExportedPolicy(tmp_path / "to")
+    shown = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    decided = [plays.act({"top": picture}, plays.start(0))[0].actions for picture in shown]
+    wanted, _ = runtime.act({"top": shown[1]}, runtime.start(0))
+    np.testing.assert_allclose(decided[1], wanted.actions, atol=TOLERANCE)
+    assert not np.array_equal(*decided)
+    with pytest.raises(DeployError, match="no 'top'"):
+        plays.act({"state": np.zeros(11)}, plays.start(0))
+    checked = subprocess.run([sys.executable, "run_policy.py"], cwd=tmp_path / "to", capture_output=True)
+    assert checked.returncode == 0, checked.stderr

@@ -8,8 +8,6 @@ import torch
 
 from diffpolicy import training
 from diffpolicy.data import from_transitions
-from diffpolicy.deploy.errors import DeployError
-from diffpolicy.deploy.graphs import graphs_of
 from diffpolicy.policies import Observation, PolicyError, available_arms, load_policy
 from diffpolicy.policies.gaussian import load_gaussian
 from diffpolicy.policies.picture_gaussian import (
@@ -112,8 +110,3 @@ def test_sizes_without_a_meaning_are_refused(given: dict[str, int]) -> None:
 def test_pictures_of_another_size_are_refused(network: PictureNetwork) -> None:
     with pytest.raises(PolicyError, match=r"8 x 8 pixels .* not of shape \(16, 16, 3\)"):
         network.mean(torch.zeros(2, 16, 16, 3, dtype=torch.uint8))
-
-
-def test_it_is_not_deployed_as_a_policy_of_states(network: PictureNetwork) -> None:
-    with pytest.raises(DeployError, match="pictures alone cannot be deployed"):
-        graphs_of(PicturePolicy(network, "top"), (-1.0, -1.0), (1.0, 1.0))

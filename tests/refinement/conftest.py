@@ -29,8 +29,8 @@ from diffpolicy.refinement import (
 )
 from diffpolicy.safety import CriticConfig, Critics
 from world_models import (
-    ImaginationConfig,
     ImaginedEnv,
+    ImaginedEnvConfig,
     StateWorldModel,
     Windows,
     WorldModelConfig,
@@ -68,7 +68,7 @@ class Line(NamedTuple):
 
     def env(self, count: int = 64, horizon: int = 10, max_uncertainty: float | None = None) -> ImaginedEnv:
         """Return an environment of branches from all of the data."""
-        return ImaginedEnv(self.model, self.windows, count, ImaginationConfig(horizon, max_uncertainty))
+        return ImaginedEnv(self.model, self.windows, count, ImaginedEnvConfig(horizon, max_uncertainty))
 
     def episodes(self, count: int = 64) -> ImaginedEnv:
         """Return an environment of whole episodes that begin in the safe part."""

@@ -21,7 +21,7 @@ from diffpolicy.policies.chunk_config import (
 from diffpolicy.refinement import RefinementError, imagine_episodes
 from diffpolicy.refinement.chunks import ChunkRefineConfig, LockstepEnv, chunk_refiner
 from envs.layout import Layout
-from world_models import ImaginationConfig, ImaginedEnv, WorldModelConfig, WorldModelLearner
+from world_models import ImaginedEnv, ImaginedEnvConfig, WorldModelConfig, WorldModelLearner
 
 CPU = torch.device("cpu")
 CONFIG = ChunkRefineConfig(
@@ -48,7 +48,7 @@ def world(line: Any) -> WorldModelLearner:
 
 def imagined(world: WorldModelLearner, count: int, horizon: int = 12) -> ImaginedEnv:
     starts = (world.windows.observations[world.windows.rows, 0] < 0.2).nonzero().flatten()
-    return ImaginedEnv(world.average, world.windows, count, ImaginationConfig(horizon), starts)
+    return ImaginedEnv(world.average, world.windows, count, ImaginedEnvConfig(horizon), starts)
 
 
 @pytest.fixture

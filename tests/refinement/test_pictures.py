@@ -29,8 +29,7 @@ from diffpolicy.refinement import (
     replay_confusion,
 )
 from diffpolicy.refinement.pictures import frozen_features
-from world_models import FrameWindows, Imagined, ImaginedEnv, PixelConfig, PixelWorldModel
-from world_models import ImaginationConfig as EnvConfig
+from world_models import FrameWindows, Imagined, ImaginedEnv, ImaginedEnvConfig, PixelConfig, PixelWorldModel
 from world_models.windows import FrameWindow
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "world_models"))
@@ -107,7 +106,7 @@ def test_features_stay_what_they_were_when_the_policy_learns_on() -> None:
 def test_refinement_finds_the_wall_in_imagined_pictures() -> None:
     data, model, network = world(), Exact(4.0), clone(50)
     windows = FrameWindows(data, 1, SIZE, camera="top")
-    env = ImaginedEnv(model, windows, 64, EnvConfig(horizon=8))
+    env = ImaginedEnv(model, windows, 64, ImaginedEnvConfig(horizon=8))
     value = BranchValueConfig(hidden=(32,), data_epochs=1)
     # The data are paid at every step on the right, imagined episodes once, at their end.
     unpaid = replace(data, rewards=torch.zeros_like(data.rewards))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from world_models import ImaginationConfig, ImaginedEnv, WorldModelError, WorldModelLearner
+from world_models import ImaginedEnv, ImaginedEnvConfig, WorldModelError, WorldModelLearner
 
 Train = Callable[..., WorldModelLearner]
 
 
-def made(trained: Train, config: ImaginationConfig | None = None, count: int = 16, **options: torch.Tensor):
+def made(trained: Train, config: ImaginedEnvConfig | None = None, count: int = 16, **options: torch.Tensor):
     learner = trained("deterministic")
     return ImaginedEnv(learner.average, learner.windows, count, config, **options)
 
@@ -44,7 +44,7 @@ def test_the_same_seed_imagines_the_same_and_another_something_else(trained: Tra
 def test_episodes_begin_at_real_moments_and_again_where_they_end(trained: Train):
     learner = trained("deterministic")
     starts = torch.tensor([3, 8])
-    env = made(trained, ImaginationConfig(horizon=2), allowed=starts)
+    env = made(trained, ImaginedEnvConfig(horizon=2), allowed=starts)
     real = learner.windows.window(starts).observations[:, -1]
 
     def are_real(observations: torch.Tensor) -> bool:
@@ -62,7 +62,7 @@ def test_episodes_begin_at_real_moments_and_again_where_they_end(trained: Train)
 
 
 def test_what_the_model_cannot_know_ends_in_a_violation(trained: Train):
-    env = made(trained, ImaginationConfig(horizon=50, max_uncertainty=1e-9, unknown_cost=7.0))
+    env = made(trained, ImaginedEnvConfig(horizon=50, max_uncertainty=1e-9, unknown_cost=7.0))
     env.reset(seed=0)
     _, _, terminated, truncated, infos = env.step(torch.zeros(16, 1))
     assert infos["unknown"].all()
@@ -71,7 +71,7 @@ def test_what_the_model_cannot_know_ends_in_a_violation(trained: Train):
 
 
 def test_it_terminates_where_the_world_does(trained: Train):
-    env = made(trained, ImaginationConfig(horizon=1000), count=64)
+    env = made(trained, ImaginedEnvConfig(horizon=1000), count=64)
     env.reset(seed=0)
     over = torch.zeros(64, dtype=torch.bool)
     last = torch.zeros(64)

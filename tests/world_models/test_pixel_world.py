@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_models import ImaginationConfig, ImaginedEnv, WorldModelError
+from world_models import ImaginedEnv, ImaginedEnvConfig, WorldModelError
 from world_models.frames import FrameWindows
 from world_models.pixel_config import PixelConfig, PixelNoise
 from world_models.pixel_fidelity import mean_square, pixel_action_following, pixel_open_loop, psnr, telling
@@ -67,7 +67,7 @@ def test_errors_of_frames_known_exactly():
 
 def test_one_can_act_in_it(learner: PixelLearner, held_out: FrameWindows):
     starts = held_out.followed(1)[:5]
-    env = ImaginedEnv(learner.average, held_out, 6, ImaginationConfig(horizon=3), allowed=starts)
+    env = ImaginedEnv(learner.average, held_out, 6, ImaginedEnvConfig(horizon=3), allowed=starts)
     assert env.single_observation_space.shape == (16, 16, 3)
     assert env.observation_space.dtype == np.uint8
     real = held_out.frames[starts].flatten(1).float()
@@ -100,6 +100,6 @@ def test_one_can_act_in_it(learner: PixelLearner, held_out: FrameWindows):
 
 def test_one_network_does_not_know_how_unsure_it_is(learner: PixelLearner, held_out: FrameWindows):
     with pytest.raises(WorldModelError, match="one member"):
-        ImaginedEnv(learner.average, held_out, 2, ImaginationConfig(max_uncertainty=0.5))
+        ImaginedEnv(learner.average, held_out, 2, ImaginedEnvConfig(max_uncertainty=0.5))
     with pytest.raises(WorldModelError, match="windows to start from hold 2"):
         ImaginedEnv(learner.average, FrameWindows(square_world(2, axes=1), history=2, size=16), 2)
