@@ -1,6 +1,5 @@
 """Trains a world model of states; a learner for `training.run`."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,14 +9,14 @@ import torch
 from torch import Tensor
 
 from diffpolicy.data import OfflineDataset
-from diffpolicy.training import Checkpoint
+from diffpolicy.training import AveragedLearner, Checkpoint
 from world_models.config import DiffusionSteps, WorldModelConfig
 from world_models.errors import WorldModelError
 from world_models.state import StateWorldModel
 from world_models.windows import Outcome, Window, Windows
 
 
-class WorldModelLearner:
+class WorldModelLearner(AveragedLearner[StateWorldModel]):
     """Trains all members at once, each on batches of its own, and keeps a moving average of the weights."""
 
     def __init__(
@@ -33,12 +32,11 @@ class WorldModelLearner:
         weights = torch.Generator().manual_seed(2 * seed)
         model = StateWorldModel(config, dataset.observation_size, dataset.action_size, weights).to(device)
         model.fit(self.windows)
-        self.trained = model
-        self.average = copy.deepcopy(model).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(2 * seed + 1)
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             model.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
+        super().__init__(model, optimizer, generator=self.generator)
         self.description = {"seed": seed, **(description or {})}
 
     def update(self, step: int) -> dict[str, Tensor]:
@@ -49,42 +47,14 @@ class WorldModelLearner:
         window, outcome = self.windows.window(index.flatten()), self.windows.outcome(index.flatten())
         window = Window(*(each.reshape(*shape, *each.shape[1:]) for each in window))
         outcome = Outcome(*(each.reshape(*shape, *each.shape[1:]) for each in outcome))
-        rate = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / config.updates))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.set_rate(config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / config.updates)))
         losses = self.trained.loss(window, outcome, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         # The mean over members would scale each member's gradient down, which Adam undoes: the sum does not.
         (config.members * torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self._update_average(min(config.average_decay, (1.0 + step) / (10.0 + step)))
+        self.update_average(min(config.average_decay, (1.0 + step) / (10.0 + step)))
         return {name: loss.detach() for name, loss in losses.items()}
-
-    @torch.no_grad()
-    def _update_average(self, decay: float) -> None:
-        average: list[Tensor] = list(self.average.parameters())
-        trained: list[Tensor] = list(self.trained.parameters())
-        torch._foreach_lerp_(average, trained, 1.0 - decay)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that training goes on from."""
-        return {
-            "trained": self.trained.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a `state()`."""
-        self.trained.load_state_dict(state["trained"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-
-    def model(self) -> dict[str, Tensor]:
-        """Return the averaged weights and the normalisation."""
-        return self.average.state_dict()
 
     def manifest(self) -> dict[str, Any]:
         """Return what a reader must know to rebuild the model."""

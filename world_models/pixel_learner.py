@@ -1,6 +1,5 @@
 """Trains a world model of pixels; a learner for `training.run`."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.data import OfflineDataset
-from diffpolicy.training import Checkpoint
+from diffpolicy.training import AveragedLearner, Checkpoint
 from world_models.errors import WorldModelError
 from world_models.frames import OUTCOMES, FrameWindows, moved
 from world_models.pixel import PixelWorldModel
@@ -19,7 +18,7 @@ from world_models.windows import advance
 METHOD = "pixel_world_model"
 
 
-class PixelLearner:
+class PixelLearner(AveragedLearner[PixelWorldModel]):
     """Trains the denoiser and the heads, each on batches of its own, and keeps a moving average of the weights.
 
     `tasks` (E,) int64 says to which task each episode belongs; the random numbers are those of `seed`.
@@ -44,19 +43,16 @@ class PixelLearner:
         )
         model.fit(self.windows)
         self._odds = odds(self.windows.labels)
-        self.trained = model
-        self.average = copy.deepcopy(model).requires_grad_(False)
         self.generator = torch.Generator(device).manual_seed(2 * seed + 1)
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             model.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
+        super().__init__(model, optimizer, generator=self.generator)
         self.description = {"seed": seed, **(description or {})}
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Make update number `step` (from 0)."""
-        rate = self.config.learning_rate * min(1.0, (step + 1) / self.config.warm_up)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.set_rate(self.config.learning_rate * min(1.0, (step + 1) / self.config.warm_up))
         self.optimizer.zero_grad(set_to_none=True)
         losses = {"dynamics": self._learn_dynamics(), **self._learn_outcomes()}
         # The heads share nothing with the denoiser, so the gradient of the one does not cut that of the other.
@@ -66,7 +62,7 @@ class PixelLearner:
         for parameters in (heads, others):
             nn.utils.clip_grad_norm_(parameters, self.config.clip)
         self.optimizer.step()
-        self._update_average(min(self.config.average_decay, (1.0 + step) / (10.0 + step)))
+        self.update_average(min(self.config.average_decay, (1.0 + step) / (10.0 + step)))
         return losses
 
     def _learn_dynamics(self) -> Tensor:
@@ -100,32 +96,6 @@ class PixelLearner:
     def _drawn(self, count: int) -> Tensor:
         shape, device = (self.config.batch,), self.generator.device
         return torch.randint(count, shape, generator=self.generator, device=device)
-
-    @torch.no_grad()
-    def _update_average(self, decay: float) -> None:
-        average: list[Tensor] = list(self.average.parameters())
-        trained: list[Tensor] = list(self.trained.parameters())
-        torch._foreach_lerp_(average, trained, 1.0 - decay)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that training goes on from."""
-        return {
-            "trained": self.trained.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a `state()`."""
-        self.trained.load_state_dict(state["trained"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-
-    def model(self) -> dict[str, Tensor]:
-        """Return the averaged weights, with what they are told of the data."""
-        return self.average.state_dict()
 
     def manifest(self) -> dict[str, Any]:
         """Return what a reader must know to rebuild the model."""

@@ -42,7 +42,13 @@ def _dataclass(kind: Any, node: Any, where: str) -> Any:
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if no_default and name not in node:
             raise ConfigError(f"{_join(where, name)} has no default: set {_join(where, name)}=...")
-    return kind(**{name: _value(types_of[name], value, _join(where, name)) for name, value in node.items()})
+    given = {name: _value(types_of[name], value, _join(where, name)) for name, value in node.items()}
+    try:
+        return kind(**given)
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ConfigError(f"{where or kind.__name__}: {error}") from error
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

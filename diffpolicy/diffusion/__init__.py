@@ -2,6 +2,7 @@
 
 from diffpolicy.diffusion.analytic import contraction, gaussian_denoiser
 from diffpolicy.diffusion.ancestral import AncestralSampler
+from diffpolicy.diffusion.errors import DiffusionError
 from diffpolicy.diffusion.guidance import guide, inpaint
 from diffpolicy.diffusion.path import (
     Path,
@@ -42,6 +43,7 @@ __all__ = [
     "STEP_KINDS",
     "AncestralSampler",
     "Denoiser",
+    "DiffusionError",
     "GaussianProcess",
     "Path",
     "Prediction",

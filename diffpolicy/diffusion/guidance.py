@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffpolicy.diffusion.errors import DiffusionError
 from diffpolicy.diffusion.process import GaussianProcess
 from diffpolicy.diffusion.sampler import Denoiser
 
@@ -37,15 +38,15 @@ def guide(
     `noise min(limit, (signal^2 + noise^2)/(signal noise)) g` with the Jacobian in the process's own coordinates.
 
     Raises:
-        ValueError: if the process does not predict "sample", or the limit is not positive.
+        DiffusionError: if the process does not predict "sample", or the limit is not positive.
     """
     if process.prediction != "sample":
-        raise ValueError(
+        raise DiffusionError(
             f"guidance steers predicted clean samples, this process predicts {process.prediction!r}: wrap the "
             "denoiser so that it returns process.to_clean(...), and use process.predicting('sample')"
         )
     if not limit > 0.0:
-        raise ValueError(f"the limit of the guidance is positive, got {limit}")
+        raise DiffusionError(f"the limit of the guidance is positive, got {limit}")
 
     def denoise(noisy: Tensor, level: Tensor, condition: Any, /) -> Tensor:
         def predict(sample: Tensor) -> Tensor:

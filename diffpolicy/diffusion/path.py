@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffpolicy.diffusion.errors import DiffusionError
 from diffpolicy.diffusion.process import GaussianProcess
 from diffpolicy.diffusion.sampler import Denoiser
 from diffpolicy.diffusion.transition import StepDistribution, StepRule
@@ -38,10 +39,10 @@ def stochastic_steps(process: GaussianProcess, rule: StepRule, levels: Sequence[
     """Return the indices of the steps through `levels` that add noise: those that have a log-probability.
 
     Raises:
-        ValueError: if there is no level, they do not descend, or the rule cannot step between two of them.
+        DiffusionError: if there is no level, they do not descend, or the rule cannot step between two of them.
     """
     if not levels:
-        raise ValueError("a path needs at least one level to start from")
+        raise DiffusionError("a path needs at least one level to start from")
     weights = [rule.weights(process, *step) for step in transitions(levels)]
     return tuple(index for index, step in enumerate(weights) if step.std > 0.0)
 
@@ -68,12 +69,12 @@ def sample_path(
     precision still has ratio 1 for the denoiser that recorded it. Denoisers see float32.
 
     Raises:
-        ValueError: if the levels, the noise or the mask do not fit together, or there is nothing to start from.
+        DiffusionError: if the levels, the noise or the mask do not fit together, or there is nothing to start from.
     """
     stochastic = stochastic_steps(process, rule, levels)
     if start is None:
         if isinstance(noise, torch.Generator):
-            raise ValueError(
+            raise DiffusionError(
                 "a generator does not say how many samples to draw: pass a start (B, *S) as well"
             )
         start = process.noise_at(levels[0]) * noise[0]
@@ -103,10 +104,10 @@ def step_log_probs(
     given the same rule, condition and mask.
 
     Raises:
-        ValueError: if the path has no such step, or the step is deterministic.
+        DiffusionError: if the path has no such step, or the step is deterministic.
     """
     if not 0 <= index < len(path.levels):
-        raise ValueError(f"this path has the steps 0 to {len(path.levels) - 1}, there is no step {index}")
+        raise DiffusionError(f"this path has the steps 0 to {len(path.levels) - 1}, there is no step {index}")
     level, next_level = transitions(path.levels)[index]
     step = step_distribution(process, rule, denoiser, condition, path.states[index], level, next_level)
     return step.log_prob(path.states[index + 1], mask), step
@@ -135,7 +136,7 @@ def _step_noise(noise: Tensor | torch.Generator, start: Tensor, steps: int) -> I
     if isinstance(noise, torch.Generator):
         return (torch.randn(start.shape, generator=noise, device=start.device) for _ in range(steps))
     if noise.shape != (steps + 1, *start.shape):
-        raise ValueError(
+        raise DiffusionError(
             f"a path of {steps} steps from {tuple(start.shape)} takes noise of shape {(steps + 1, *start.shape)}, "
             f"its start's included, got {tuple(noise.shape)}"
         )

@@ -5,6 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from diffpolicy.diffusion.errors import DiffusionError
+
 Prediction = Literal["epsilon", "sample", "v", "flow"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 
@@ -21,7 +23,7 @@ class GaussianProcess:
     (B, H) for chunks (B, H, A), or an int for all of it, whose coefficients are then exact to float64.
 
     Raises:
-        ValueError: if the tables are not those of such a process, or the prediction does not determine the sample.
+        DiffusionError: if the tables are not those of such a process, or the prediction does not determine the sample.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class GaussianProcess:
 
     def _checked(self, level: int) -> int:
         if not -1 <= level < self.levels:
-            raise ValueError(
+            raise DiffusionError(
                 f"there is no noise level {level}: this process has the levels 0 to {self.levels - 1}, "
                 "and -1 for the clean sample"
             )
@@ -133,25 +135,25 @@ class GaussianProcess:
 
 def _check(signal: Tensor, noise: Tensor, prediction: str) -> None:
     if signal.ndim != 1 or signal.shape != noise.shape or not len(signal):
-        raise ValueError(
+        raise DiffusionError(
             "signal and noise of a process are tables (T,) of equal length, "
             f"got the shapes {tuple(signal.shape)} and {tuple(noise.shape)}"
         )
     if not (torch.isfinite(signal).all() and torch.isfinite(noise).all()):
-        raise ValueError("signal and noise of a process are finite numbers, these hold NaN or infinity")
+        raise DiffusionError("signal and noise of a process are finite numbers, these hold NaN or infinity")
     if (signal < 0).any() or (noise <= 0).any():
-        raise ValueError(
+        raise DiffusionError(
             "every level of a process has signal >= 0 and noise > 0 (the clean sample is level -1)"
         )
     # noise/signal has to grow; cross-multiplied, since the last level may have no signal at all.
     if (noise[1:] * signal[:-1] <= noise[:-1] * signal[1:]).any():
-        raise ValueError(
+        raise DiffusionError(
             "levels go from the least to the most noise: noise/signal has to grow from each to the next"
         )
     if prediction not in PREDICTIONS:
-        raise ValueError(f"a denoiser predicts one of {', '.join(PREDICTIONS)}, not {prediction!r}")
+        raise DiffusionError(f"a denoiser predicts one of {', '.join(PREDICTIONS)}, not {prediction!r}")
     if prediction == "epsilon" and signal[-1] == 0:
-        raise ValueError(
+        raise DiffusionError(
             f"at level {len(signal) - 1} there is no signal, so predicted noise cannot say what the clean sample is: "
             "use 'sample', 'v' or 'flow' prediction, or leave that level out"
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from diffpolicy.diffusion.errors import DiffusionError
 from diffpolicy.diffusion.process import GaussianProcess
 
 Solver = Literal["ddpm", "ddim", "dpm_solver", "heun"]
@@ -41,7 +42,7 @@ class Sampler:
     (Duan et al. 2025). `clip` bounds the predicted clean sample by +-clip before each step is taken.
 
     Raises:
-        ValueError: if the levels, or the options together, are not those of such a sampler.
+        DiffusionError: if the levels, or the options together, are not those of such a sampler.
     """
 
     process: GaussianProcess
@@ -53,26 +54,26 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
-            raise ValueError(f"a solver is one of {', '.join(SOLVERS)}, not {self.solver!r}")
+            raise DiffusionError(f"a solver is one of {', '.join(SOLVERS)}, not {self.solver!r}")
         top = self.process.levels - 1
         if not self.levels or self.levels[0] > top or self.levels[-1] < 0:
-            raise ValueError(f"a sampler needs levels between 0 and {top}, got {self.levels}")
+            raise DiffusionError(f"a sampler needs levels between 0 and {top}, got {self.levels}")
         if any(later >= earlier for earlier, later in zip(self.levels, self.levels[1:], strict=False)):
-            raise ValueError(f"the levels of a sampler descend, without repetition, got {self.levels}")
+            raise DiffusionError(f"the levels of a sampler descend, without repetition, got {self.levels}")
         if self.eta and self.solver != "ddim":
-            raise ValueError(
+            raise DiffusionError(
                 f"eta belongs to the solver 'ddim', {self.solver!r} has none; got eta={self.eta}"
             )
         if not 0.0 <= self.eta <= 1.0:
-            raise ValueError(f"eta lies between 0 (deterministic) and 1 (ancestral), got {self.eta}")
+            raise DiffusionError(f"eta lies between 0 (deterministic) and 1 (ancestral), got {self.eta}")
         if self.single_index and self.solver not in ("ddpm", "ddim"):
-            raise ValueError(f"single-index steps are for 'ddpm' and 'ddim', not for {self.solver!r}")
+            raise DiffusionError(f"single-index steps are for 'ddpm' and 'ddim', not for {self.solver!r}")
         if self.single_index and self.levels[-1] != 0:
-            raise ValueError(
+            raise DiffusionError(
                 f"single-index steps end at the clean sample only from level 0, got {self.levels}"
             )
         if self.clip is not None and not self.clip > 0.0:
-            raise ValueError(
+            raise DiffusionError(
                 f"the predicted clean sample is clipped at a positive value, got clip={self.clip}"
             )
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffpolicy.diffusion.errors import DiffusionError
 from diffpolicy.diffusion.process import GaussianProcess, Prediction
 
 
@@ -16,11 +17,11 @@ def vp_betas(steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Tenso
     discretisation of the VP stochastic differential equation (Xiao et al. 2022, eq. 17; FISOR uses T = 5).
 
     Raises:
-        ValueError: if `steps` < 1 or not 0 < beta_min <= beta_max.
+        DiffusionError: if `steps` < 1 or not 0 < beta_min <= beta_max.
     """
     _check_steps(steps)
     if not 0.0 < beta_min <= beta_max or not math.isfinite(beta_max):
-        raise ValueError(f"betas need 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
+        raise DiffusionError(f"betas need 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")
     time = torch.arange(1, steps + 1, dtype=torch.float64)
     log_alpha = -beta_min / steps - 0.5 * (beta_max - beta_min) * (2 * time - 1) / steps**2
     return 1.0 - log_alpha.exp()
@@ -33,11 +34,11 @@ def cosine_betas(steps: int, largest: float = 0.999) -> Tensor:
     eq. 17); Diffusion Policy uses T = 100.
 
     Raises:
-        ValueError: if `steps` < 1 or `largest` is not in (0, 1).
+        DiffusionError: if `steps` < 1 or `largest` is not in (0, 1).
     """
     _check_steps(steps)
     if not 0.0 < largest < 1.0:
-        raise ValueError(f"the largest beta lies between 0 and 1, got {largest}")
+        raise DiffusionError(f"the largest beta lies between 0 and 1, got {largest}")
     time = torch.arange(steps + 1, dtype=torch.float64) / steps
     alpha_bar = torch.cos((time + 0.008) / 1.008 * math.pi / 2).square()
     return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=largest)
@@ -47,11 +48,11 @@ def linear_betas(steps: int, start: float = 1e-4, end: float = 0.02) -> Tensor:
     """Return betas (steps,) in float64 that grow evenly from `start` to `end` (Ho et al. 2020, section 4).
 
     Raises:
-        ValueError: if `steps` < 1 or not 0 < start <= end < 1.
+        DiffusionError: if `steps` < 1 or not 0 < start <= end < 1.
     """
     _check_steps(steps)
     if not 0.0 < start <= end < 1.0:
-        raise ValueError(f"betas need 0 < start <= end < 1, got {start} and {end}")
+        raise DiffusionError(f"betas need 0 < start <= end < 1, got {start} and {end}")
     return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
@@ -74,10 +75,10 @@ def edm(
     `sigma^(1/rho)` is spaced evenly from sigma_min (level 0) to sigma_max (level levels-1).
 
     Raises:
-        ValueError: if `levels` < 2 or not 0 < sigma_min < sigma_max.
+        DiffusionError: if `levels` < 2 or not 0 < sigma_min < sigma_max.
     """
     if levels < 2 or not 0.0 < sigma_min < sigma_max or not math.isfinite(sigma_max) or rho <= 0:
-        raise ValueError(
+        raise DiffusionError(
             "EDM needs at least 2 levels, 0 < sigma_min < sigma_max and rho > 0, got "
             f"levels={levels}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
         )
@@ -89,7 +90,7 @@ def edm(
 def rectified_flow(levels: int, prediction: Prediction = "flow") -> GaussianProcess:
     """Return the straight path x_t = (1 - t) x_0 + t eps at the times t = (k+1)/levels (Liu et al. 2023, eq. 1).
 
-    The last level is pure noise. Raises ValueError if `levels` < 1.
+    The last level is pure noise. Raises DiffusionError if `levels` < 1.
     """
     _check_steps(levels)
     time = torch.arange(1, levels + 1, dtype=torch.float64) / levels
@@ -110,7 +111,7 @@ def from_diffusers(scheduler: Any) -> GaussianProcess:
     straight paths at the times `shift t/(1 + (shift - 1) t)`, t = (k+1)/T.
 
     Raises:
-        ValueError: for schedulers of another kind, and predictions that this project does not know.
+        DiffusionError: for schedulers of another kind, and predictions that this project does not know.
     """
     config = dict(scheduler.config)
     name = type(scheduler).__name__
@@ -119,11 +120,11 @@ def from_diffusers(scheduler: Any) -> GaussianProcess:
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in _DIFFUSERS_PREDICTIONS:
             known = ", ".join(_DIFFUSERS_PREDICTIONS)
-            raise ValueError(f"{name} predicts {prediction!r}; only {known} can be taken over")
+            raise DiffusionError(f"{name} predicts {prediction!r}; only {known} can be taken over")
         # From betas and not from alphas_cumprod: 1 - abar of a float32 abar near 1 has lost most of its digits.
         return variance_preserving(torch.as_tensor(betas), _DIFFUSERS_PREDICTIONS[prediction])
     if "shift" not in config or config.get("use_dynamic_shifting"):
-        raise ValueError(
+        raise DiffusionError(
             f"{name} has neither betas nor a fixed flow-matching shift, so its noise levels are not known before it "
             "samples: make a GaussianProcess from its signal and noise tables instead"
         )
@@ -139,7 +140,7 @@ def trailing(levels: int, steps: int) -> tuple[int, ...]:
     The spacing for few steps, since it begins where the noise does (Lin et al. 2024, table 2, "trailing").
 
     Raises:
-        ValueError: if `steps` is not in 1..levels.
+        DiffusionError: if `steps` is not in 1..levels.
     """
     _check_spacing(levels, steps)
     return tuple(round(levels * (steps - taken) / steps) - 1 for taken in range(steps))
@@ -151,7 +152,7 @@ def leading(levels: int, steps: int) -> tuple[int, ...]:
     Kept for comparison: with few steps it starts far from the noisiest level (Lin et al. 2024, table 2, "leading").
 
     Raises:
-        ValueError: if `steps` is not in 1..levels.
+        DiffusionError: if `steps` is not in 1..levels.
     """
     _check_spacing(levels, steps)
     return tuple(range((steps - 1) * (levels // steps), -1, -(levels // steps)))
@@ -159,11 +160,11 @@ def leading(levels: int, steps: int) -> tuple[int, ...]:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise ValueError(f"a diffusion schedule needs at least one step, got steps={steps}")
+        raise DiffusionError(f"a diffusion schedule needs at least one step, got steps={steps}")
 
 
 def _check_spacing(levels: int, steps: int) -> None:
     if not 1 <= steps <= levels:
-        raise ValueError(
+        raise DiffusionError(
             f"a process of {levels} levels can be sampled in 1 to {levels} steps, got steps={steps}"
         )

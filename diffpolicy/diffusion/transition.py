@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from diffpolicy.diffusion.errors import DiffusionError
 from diffpolicy.diffusion.process import GaussianProcess
 from diffpolicy.diffusion.sampler import ancestral_deviation, posterior
 
@@ -28,7 +29,7 @@ def element_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     What is masked out does not reach the mean, not even as NaN, and its gradient is zero.
 
     Raises:
-        ValueError: if the mask is not boolean, does not broadcast to the values, or leaves a sample without elements.
+        DiffusionError: if the mask is not boolean, does not broadcast to the values, or leaves a sample nothing.
     """
     if mask is None:
         return values.flatten(1).mean(dim=1)
@@ -36,14 +37,16 @@ def element_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
         have in (1, want) for have, want in zip(mask.shape, values.shape, strict=True)
     )
     if mask.dtype != torch.bool or not fits:
-        raise ValueError(
+        raise DiffusionError(
             f"the mask of samples {tuple(values.shape)} is boolean and broadcasts to them, "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
     mask = mask.expand_as(values)
     count = mask.flatten(1).sum(dim=1)
     if not count.all():
-        raise ValueError("the mask leaves a sample without a single element: leave that sample out instead")
+        raise DiffusionError(
+            "the mask leaves a sample without a single element: leave that sample out instead"
+        )
     return torch.where(mask, values, 0.0).flatten(1).sum(dim=1) / count
 
 
@@ -74,7 +77,7 @@ class StepDistribution:
         et al. 2024; Flow-GRPO, Liu et al. 2025).
 
         Raises:
-            ValueError: if the step is deterministic, or the mask is not one (see `element_mean`).
+            DiffusionError: if the step is deterministic, or the mask is not one (see `element_mean`).
         """
         std = self._spread()
         square = ((value.float() - self.mean.float()) / std) ** 2
@@ -86,7 +89,7 @@ class StepDistribution:
         With equal deviations it is `(mean - mean')^2/(2 std^2)`, the step penalty of DPOK (Fan et al. 2023).
 
         Raises:
-            ValueError: if either step is deterministic, or the mask is not one (see `element_mean`).
+            DiffusionError: if either step is deterministic, or the mask is not one (see `element_mean`).
         """
         std, other_std = self._spread(), other._spread()
         square = ((self.mean.float() - other.mean.float()) / other_std) ** 2
@@ -96,7 +99,7 @@ class StepDistribution:
     def _spread(self) -> Tensor:
         std = torch.as_tensor(self.std, dtype=torch.float32, device=self.mean.device)
         if not (std > 0.0).all():
-            raise ValueError(
+            raise DiffusionError(
                 "a deterministic step has neither a log-probability nor a KL divergence: use a rule with eta > 0, give "
                 "it a minimum_std, or leave the step out (see stochastic_steps)"
             )
@@ -130,7 +133,7 @@ class StepRule:
     log-probabilities alike (DPPO, Ren et al. 2024); the mean of the step is not changed by it.
 
     Raises:
-        ValueError: if the numbers are not those of such a rule.
+        DiffusionError: if the numbers are not those of such a rule.
     """
 
     kind: StepKind
@@ -139,17 +142,17 @@ class StepRule:
 
     def __post_init__(self) -> None:
         if self.kind not in STEP_KINDS:
-            raise ValueError(f"a step rule is one of {', '.join(STEP_KINDS)}, not {self.kind!r}")
+            raise DiffusionError(f"a step rule is one of {', '.join(STEP_KINDS)}, not {self.kind!r}")
         if self.kind == "ancestral" and self.strength != 1.0:
-            raise ValueError(
+            raise DiffusionError(
                 f"ancestral steps have no eta, got eta={self.eta}: use 'ddim' for one between 0 and 1"
             )
         if self._is_sde and not 0.0 <= self.strength < math.inf:
-            raise ValueError(f"eta of {self.kind!r} is a finite diffusion, 0 or more, got eta={self.eta}")
+            raise DiffusionError(f"eta of {self.kind!r} is a finite diffusion, 0 or more, got eta={self.eta}")
         if not self._is_sde and not 0.0 <= self.strength <= 1.0:
-            raise ValueError(f"eta of {self.kind!r} lies between 0 and 1, got eta={self.eta}")
+            raise DiffusionError(f"eta of {self.kind!r} lies between 0 and 1, got eta={self.eta}")
         if not 0.0 <= self.minimum_std < math.inf:
-            raise ValueError(f"minimum_std is a deviation, 0 or more, got {self.minimum_std}")
+            raise DiffusionError(f"minimum_std is a deviation, 0 or more, got {self.minimum_std}")
 
     @property
     def strength(self) -> float:
@@ -168,7 +171,7 @@ class StepRule:
         `noisy` (B, *S) is the iterate at `level`, `clean_prediction` (B, *S) the clean sample predicted from it.
 
         Raises:
-            ValueError: if the levels do not descend, or an SDE's step between them would overshoot.
+            DiffusionError: if the levels do not descend, or an SDE's step between them would overshoot.
         """
         clean, kept, std = self.weights(process, level, next_level)
         return StepDistribution(clean * clean_prediction.float() + kept * noisy.float(), std)
@@ -177,10 +180,10 @@ class StepRule:
         """Return the coefficients of the step from `level` to `next_level`.
 
         Raises:
-            ValueError: if the levels do not descend, or an SDE's step between them would overshoot.
+            DiffusionError: if the levels do not descend, or an SDE's step between them would overshoot.
         """
         if not -1 <= next_level < level:
-            raise ValueError(
+            raise DiffusionError(
                 f"a step goes from a level to a cleaner one, -1 being the clean sample; got {level} to {next_level}"
             )
         if self._is_sde:
@@ -202,7 +205,7 @@ class StepRule:
         drift = variance * (time - next_time) / (2.0 * time**2)
         kept = next_time / time - drift
         if kept * time < -1.0:
-            raise ValueError(
+            raise DiffusionError(
                 f"the {self.kind} step from level {level} to {next_level} overshoots, the noise left after it would be "
                 f"{kept * time:.3g} times that of pure noise: take finer steps or a smaller eta, begin where no signal "
                 "is left, or use 'ancestral' steps"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffpolicy.diffusion.errors import DiffusionError
 from diffpolicy.diffusion.path import step_distribution, stochastic_steps, transitions
 from diffpolicy.diffusion.process import GaussianProcess
 from diffpolicy.diffusion.sampler import Denoiser
@@ -76,7 +77,7 @@ def sample_tree(
     scores as if it were standard normal; that is not done here.)
 
     Raises:
-        ValueError: if a split is not a step that adds noise or is listed twice, or the numbers are not those of a tree.
+        DiffusionError: if a split is not a step that adds noise or is listed twice, or the numbers are no tree's.
     """
     stochastic = stochastic_steps(process, rule, levels)
     _check_splits(splits, stochastic, branches, noise_scale)
@@ -132,12 +133,12 @@ def _check_splits(
 ) -> None:
     wrong = [step for step in splits if step not in stochastic]
     if wrong or len(set(splits)) != len(splits):
-        raise ValueError(
+        raise DiffusionError(
             f"a tree splits at steps that add noise, each once; those are {tuple(stochastic)}, "
             f"got splits={tuple(splits)}"
         )
     if branches < 2 or not 0.0 < noise_scale <= 1.0:
-        raise ValueError(
+        raise DiffusionError(
             "a split has two branches or more, and a noise scale above 0 and at most 1, got "
             f"branches={branches} and noise_scale={noise_scale}"
         )

@@ -3,6 +3,7 @@
 from diffpolicy.networks.chunk_mlp import ChunkMLP
 from diffpolicy.networks.denoisers import MLPDenoiser, ResidualDenoiser
 from diffpolicy.networks.encoder import ResNetEncoder, ViTEncoder, crop_pictures, spatial_softmax
+from diffpolicy.networks.errors import NetworkError
 from diffpolicy.networks.stacked import StackedLinear, StackedMLP, select_members
 from diffpolicy.networks.transformer import DiffusionTransformer
 from diffpolicy.networks.unet1d import ConditionalUNet1D
@@ -12,6 +13,7 @@ __all__ = [
     "ConditionalUNet1D",
     "DiffusionTransformer",
     "MLPDenoiser",
+    "NetworkError",
     "ResNetEncoder",
     "ResidualDenoiser",
     "StackedLinear",

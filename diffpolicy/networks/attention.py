@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffpolicy.networks.errors import NetworkError
 from diffpolicy.networks.layers import dropout, linear
 
 
@@ -15,7 +16,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, drop: float, generator: torch.Generator) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"A width of {width} does not divide into {heads} heads.")
+            raise NetworkError(f"A width of {width} does not divide into {heads} heads.")
         self.heads = heads
         self.drop = drop
         self.query = linear(width, width, generator)

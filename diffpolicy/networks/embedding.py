@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffpolicy.networks.errors import NetworkError
 from diffpolicy.networks.layers import linear
 
 
@@ -15,7 +16,7 @@ def sinusoid(position: Tensor, size: int) -> Tensor:
     Vaswani et al. 2017, section 3.5, with all sines before all cosines as in Ho et al. 2020.
     """
     if size < 4 or size % 2:
-        raise ValueError(f"A sinusoidal embedding has an even size of at least 4, not {size}.")
+        raise NetworkError(f"A sinusoidal embedding has an even size of at least 4, not {size}.")
     half = size // 2
     exponent = torch.arange(half, dtype=torch.float32, device=position.device) / (half - 1)
     phase = position.to(torch.float32).unsqueeze(-1) * torch.exp(-math.log(1e4) * exponent)
@@ -38,11 +39,11 @@ class LevelEmbedding(nn.Module):
 
 
 def check_level(level: Tensor, noisy: Tensor, per_step_levels: bool) -> None:
-    """Raise ValueError unless there is one noise level per chunk, or with `per_step_levels` one per action."""
+    """Raise NetworkError unless there is one noise level per chunk, or with `per_step_levels` one per action."""
     expected = noisy.shape[:2] if per_step_levels else noisy.shape[:1]
     if level.shape != expected:
         kind = "one per time step" if per_step_levels else "one per chunk"
-        raise ValueError(
+        raise NetworkError(
             f"Noise levels of shape {tuple(level.shape)} do not fit chunks {tuple(noisy.shape)}: this network "
             f"takes {kind}, {tuple(expected)}. It was built with per_step_levels={per_step_levels}."
         )

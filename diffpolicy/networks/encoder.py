@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffpolicy.networks.attention import TransformerLayer
+from diffpolicy.networks.errors import NetworkError
 from diffpolicy.networks.layers import conv2d, linear
 
 CHANNELS_PER_GROUP = 16  # of every group norm, as in Diffusion Policy
@@ -15,11 +16,11 @@ CHANNELS_PER_GROUP = 16  # of every group norm, as in Diffusion Policy
 def crop_pictures(pictures: Tensor, size: int, generator: torch.Generator | None = None) -> Tensor:
     """Cut (N, H, W, C) to (N, size, size, C): where `generator` says, each picture by itself, else from the centre.
 
-    Raises ValueError if the pictures are smaller than that.
+    Raises NetworkError if the pictures are smaller than that.
     """
     count, height, width = pictures.shape[:3]
     if min(height, width) < size:
-        raise ValueError(
+        raise NetworkError(
             f"Pictures of {height} x {width} pixels are too small for a crop of {size}: choose a smaller crop."
         )
     if generator is None:
@@ -72,7 +73,8 @@ class ResNetEncoder(nn.Module):
     """A ResNet with group norm whose feature maps are read by spatial soft-max (Chi et al. 2023).
 
     The defaults have the sizes of ResNet-18; `widths=(32, 64, 128), blocks=1` is a small one for the CPU. Pictures are
-    cropped to `crop` pixels first. Each of `keypoints` maps gives one expected position.
+    cropped to `crop` pixels first. Each of `keypoints` maps gives one expected position. Raises NetworkError for
+    crops that one place is left of, whose position says nothing.
     """
 
     def __init__(
@@ -86,6 +88,11 @@ class ResNetEncoder(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        halved = 2 ** (1 + len(widths))  # by the stem, the pooling and all stages but the first
+        if crop <= halved:
+            raise NetworkError(
+                f"A crop of {crop} pixels is too small for this ResNet: choose more than {halved}."
+            )
         self.crop = crop
         self.stem = conv2d(3, widths[0], 7, generator, stride=2)
         self.stem_norm = nn.GroupNorm(max(1, widths[0] // CHANNELS_PER_GROUP), widths[0])
@@ -127,7 +134,7 @@ class ViTEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if crop % patch:
-            raise ValueError(f"A crop of {crop} pixels does not divide into patches of {patch}.")
+            raise NetworkError(f"A crop of {crop} pixels does not divide into patches of {patch}.")
         self.crop = crop
         self.patch = patch
         count = (crop // patch) ** 2

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffpolicy.networks.embedding import LevelEmbedding, check_level
+from diffpolicy.networks.errors import NetworkError
 from diffpolicy.networks.layers import conv1d, linear, upsampling
 
 
@@ -81,11 +82,11 @@ class ConditionalUNet1D(nn.Module):
     ) -> None:
         super().__init__()
         if any(width % groups for width in channels):
-            raise ValueError(
+            raise NetworkError(
                 f"Every width of channels={tuple(channels)} must be a multiple of groups={groups}."
             )
         if kernel % 2 == 0:
-            raise ValueError(f"The kernel must be odd to keep a chunk's length, not {kernel}.")
+            raise NetworkError(f"The kernel must be odd to keep a chunk's length, not {kernel}.")
         self.per_step_levels = per_step_levels
         self.coarsening = 2 ** (len(channels) - 1)
         self.embed = LevelEmbedding(step_embedding, generator)
@@ -126,7 +127,7 @@ class ConditionalUNet1D(nn.Module):
         """
         check_level(level, noisy, self.per_step_levels)
         if noisy.shape[1] % self.coarsening:
-            raise ValueError(
+            raise NetworkError(
                 f"A chunk of {noisy.shape[1]} actions does not fit the UNet, which halves its length "
                 f"{len(self.coarsen)} times: choose a horizon that is a multiple of {self.coarsening}."
             )

@@ -1,6 +1,5 @@
 """Diffusion policies of action chunks, cloned from demonstrations (Chi et al., RSS 2023), and how they are trained."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from diffpolicy.policies.chunk_config import DiffusionConfig, OptimizerConfig
 from diffpolicy.policies.chunk_model import ChunkModel
 from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.symmetry import Symmetries
+from diffpolicy.training import AveragedLearner
 from envs.layout import Layout
 
 FITTED = 65_536  # windows, at most, that normalisation and spreads are fitted to
@@ -35,7 +35,7 @@ def average_decay(step: int, config: OptimizerConfig) -> float:
     return min(config.ema_limit, decay)
 
 
-class DiffusionLearner:
+class DiffusionLearner(AveragedLearner[ChunkModel]):
     """Trains one chunk policy of one seed; a `training.Learner`."""
 
     def __init__(
@@ -66,18 +66,18 @@ class DiffusionLearner:
         initial = torch.Generator().manual_seed(3 * seed)
         model = ChunkModel(config, *sizes, layout, initial)
         _fit(model, dataset, Symmetries(used, *sizes, torch.device("cpu")))
-        self.trained = model.to_device(device)
-        self.average = copy.deepcopy(self.trained).requires_grad_(False)
+        model = model.to_device(device)
         self.indices = torch.Generator().manual_seed(3 * seed + 1)
         self.generator = torch.Generator(device).manual_seed(3 * seed + 2)
-        optimizer = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            self.trained.parameters(),
-            optimizer.learning_rate,
-            betas=(optimizer.betas[0], optimizer.betas[1]),
-            weight_decay=optimizer.weight_decay,
+        chosen = config.optimizer
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            chosen.learning_rate,
+            betas=(chosen.betas[0], chosen.betas[1]),
+            weight_decay=chosen.weight_decay,
             fused=True,
         )
+        super().__init__(model, optimizer, indices=self.indices, generator=self.generator)
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Make update number `step` (from 0) on windows drawn with replacement, mirrored at random."""
@@ -85,8 +85,7 @@ class DiffusionLearner:
         index = torch.randint(len(self.windows), (config.batch,), generator=self.indices)
         chunks = self._mirrored(_to(self.windows.batch(index), self.device))
         rate = learning_rate(step, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.set_rate(rate)
         loss = self.trained.loss(chunks, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -95,7 +94,7 @@ class DiffusionLearner:
             norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), config.gradient_clip)
             logs["gradient_norm"] = norm.detach()
         self.optimizer.step()
-        self._update_average(average_decay(step, config))
+        self.update_average(average_decay(step, config))
         return logs
 
     def _mirrored(self, chunks: Chunks) -> Chunks:
@@ -105,34 +104,6 @@ class DiffusionLearner:
         shape = (len(chunks.states),)
         which = torch.randint(len(self.symmetries), shape, device=self.device, generator=self.generator)
         return self.symmetries.apply(chunks, which)
-
-    @torch.no_grad()
-    def _update_average(self, decay: float) -> None:
-        average: list[Tensor] = list(self.average.parameters())
-        trained: list[Tensor] = list(self.trained.parameters())
-        torch._foreach_lerp_(average, trained, 1.0 - decay)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that training goes on from."""
-        return {
-            "trained": self.trained.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "indices": self.indices.get_state(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a `state()`."""
-        self.trained.load_state_dict(state["trained"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.indices.set_state(state["indices"].cpu())
-        self.generator.set_state(state["generator"].cpu())
-
-    def model(self) -> dict[str, Tensor]:
-        """Return the averaged weights, which are the ones that act, with their normalisation."""
-        return self.average.state_dict()
 
     def manifest(self) -> dict[str, Any]:
         """Return what a reader must know to rebuild the policy, beside its configuration."""

@@ -1,5 +1,6 @@
 """Training runs: checkpoints, resuming, curves and progress. It knows steps and folders, never a method."""
 
+from diffpolicy.training.averaged import AveragedLearner
 from diffpolicy.training.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -24,6 +25,7 @@ from diffpolicy.training.loop import Learner, run
 from diffpolicy.training.state import digest
 
 __all__ = [
+    "AveragedLearner",
     "Checkpoint",
     "CheckpointError",
     "ConfigMismatchError",

@@ -121,6 +121,18 @@ def test_what_is_wrong_is_named(change, message):
     assert message in str(caught.value)
 
 
+def test_what_a_group_of_options_refuses_itself_is_a_mistake_too():
+    @dataclass(frozen=True)
+    class Steps:
+        count: int
+
+        def __post_init__(self):
+            raise ValueError(f"at least 1 step, got {self.count}")
+
+    with pytest.raises(ConfigError, match="sampler: at least 1 step, got 0"):
+        build(Steps, {"count": 0}, "sampler")
+
+
 def test_a_field_without_default_must_be_set():
     with pytest.raises(ConfigError, match=r"policy\.horizon has no default: set policy\.horizon="):
         build(Policy, {}, "policy")

@@ -182,6 +182,8 @@ def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
         (["train", "policy=diffusion_mlp", "task=FrankaKitchen"], "needs a dataset: pass data=FILE"),
         (["train", "policy=diffusion_mlp", "task=pusht", "policy.cameras=[camera]"], "PushTImage"),
         (["train", "policy=diffusion_mlp", "task=pushtimage", "data={pusht}"], "policy.cameras=[camera]"),
+        (["train", "policy=diffusion_unet", "task=pusht", "policy.network.kernel=4"], "must be odd"),
+        (["train", "policy=diffusion_mlp", "task=pusht", "policy.process.levels=0"], "at least one step"),
         (["train", "policy=diffusion_mlp", "task=pusht", "judge.arms=[ddim_300]"], "100 levels"),
         (["train", "policy=diffusion_mlp", "task=pusht", "judge.arms=[rti_1_0_guard]"], "after training"),
         (["calibrate", "checkpoint=nowhere", "arms=[ddim_3]"], "ends in _guard"),

@@ -91,6 +91,13 @@ def test_resnet_defaults_are_resnet_18() -> None:
     assert total - head - biases + norms_of_skips == 11_176_512
 
 
+def test_a_crop_that_leaves_one_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="more than 8"):
+        _resnet(crop=8)
+    shown = _pictures(2, 9)
+    assert not torch.equal(*_resnet(crop=9)(shown))
+
+
 def test_patches_must_divide_the_crop() -> None:
     with pytest.raises(ValueError, match="patches of 5"):
         _vit(crop=21)
