@@ -21,7 +21,7 @@ PARAMETERS = {
     "rate": 50.0,  # [Hz]
     "joint_states": "joint_states",
     "trajectory": "joint_trajectory_controller/joint_trajectory",
-    "log_folder": "/tmp/diffpolicy",
+    "log_folder": str(Path.home() / ".ros" / "diffpolicy"),
     "dry_run": False,
     "priority": 0,  # above 0: SCHED_FIFO
 }
