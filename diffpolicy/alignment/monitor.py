@@ -75,6 +75,7 @@ class Monitor:
             raise ValueError(f"a monitor needs 2 samples or more and every >= 1, got {samples} and {every}")
         self.model, self.reward, self.gold, self.real = model, reward, gold, real
         self.every, self.rule, self.start, self.at_once = every, rule or StopRule(), start, at_once
+        self.settings = {"samples": samples, "solver": solver, "seed": seed}
         self._sampler = Sampler(model.process, solver, model.levels)
         self._seed = seed
         draw = self._generator()

@@ -15,7 +15,7 @@ from diffpolicy.alignment.monitor import FACTS, PICTURE
 from diffpolicy.alignment.stopping import Look, StopRule, read_looks
 from diffpolicy.training import best_checkpoint, latest_checkpoint, read_checkpoint, read_curves
 from diffpolicy.training.errors import CheckpointError
-from diffpolicy.training.judging import SCORES, STOPPED
+from diffpolicy.training.judging import read_scores
 
 PAGE = "report.html"
 SIGNALS = ("gradient_norm", "clipped", "flat_groups", "ties")  # of training, shown where they were logged
@@ -53,7 +53,7 @@ def write_report(folder: Path | str, title: str = "Alignment report") -> Path:
         )
     checkpoint, base = read_checkpoint(last), facts["base"]
     rule, looks = StopRule(**facts["rule"]), [_first(base), *looks]
-    stop = _read_json(folder / SCORES).get(STOPPED)
+    stop = read_scores(folder).stopped
     curves = read_curves(folder)
     body = [
         f"<h1>{escape(title)}</h1>",

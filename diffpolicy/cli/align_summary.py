@@ -6,7 +6,7 @@ from pathlib import Path
 from diffpolicy import training
 from diffpolicy.alignment.monitor import FACTS
 from diffpolicy.alignment.stopping import Look, read_looks
-from diffpolicy.training.judging import SCORES, STOPPED
+from diffpolicy.training.judging import read_scores
 
 ROWS = {
     "reward": "proxy",
@@ -42,19 +42,14 @@ def _of_monitor(run: Path, looks: list[Look]) -> list[str]:
         value = getattr(look, name)
         if value is not None:
             lines.append(f"{label:<26}{start.get(name, 0.0):>9.3g}{value:>12.3g}")
-    stop = _judged(run).get(STOPPED)
+    stop = read_scores(run).stopped
     return [*lines, *([f"stopped:    {stop}"] if stop else [])]
 
 
 def _of_judge(run: Path, base: float | None) -> list[str]:
-    scores = {step: score for step, score in _judged(run).items() if step != STOPPED}
+    scores = read_scores(run).by_step
     if not scores:
         return []
     best = max(scores, key=lambda step: scores[step])
     before = "" if base is None else f"; {base:.3f} before"
     return [f"score:      {scores[best]:.3f} after {best} updates, the best of {len(scores)} looks{before}"]
-
-
-def _judged(run: Path) -> dict[str, float | str]:
-    file = run / SCORES
-    return json.loads(file.read_text()) if file.exists() else {}

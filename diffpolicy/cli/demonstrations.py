@@ -56,6 +56,7 @@ class RolloutJudge:
 
     def __init__(self, task: envs.Task, config: JudgeConfig, device: torch.device) -> None:
         self.every, self.arms = config.every, config.arms
+        self.settings = {"arms": list(config.arms), "episodes": config.episodes, "seed": config.seed}
         self._task, self._config, self._device = task, config, device
 
     def __call__(self, checkpoint: Path) -> training.Verdict:
@@ -127,7 +128,7 @@ def train(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
     if not seeds:
         raise ConfigError("seeds must name at least one training seed, for example seeds=[0]")
     judge = make_judge(task, cfg.judge, device)
-    for seed in seeds:
+    for seed, run in zip(seeds, run_folders(folder, seeds), strict=True):
         learner, config = make_learner(task, path, cfg.policy, seed, device)
         for arm in judge.arms if judge else ():
             chunk_policy(
@@ -135,7 +136,7 @@ def train(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
             )  # what cannot act is refused now, not at a judgement
         last = training.run(
             learner,
-            folder if len(seeds) == 1 else folder / f"seed-{seed}",
+            run,
             config,
             checkpoint_every=cfg.checkpoint_every,
             log_every=cfg.log_every,
@@ -143,6 +144,21 @@ def train(cfg: DictConfig, task: envs.Task, device: torch.device) -> Path:
             judge=judge,
         )
     return last
+
+
+def run_folders(folder: Path, seeds: Sequence[int]) -> list[Path]:
+    """Return where each of `seeds` trains: in `folder` itself if there is one, else in its folders seed-0, seed-1 ...
+
+    Raises ConfigError where the folder holds runs of the other kind, which would be taken for these ones.
+    """
+    held = sorted(path.name for path in folder.glob("seed-*"))
+    if len(seeds) == 1 and held:
+        raise ConfigError(
+            f"{folder} holds a run for each of several seeds ({', '.join(held)}): choose another folder with run=FOLDER"
+        )
+    if len(seeds) > 1 and (folder / "checkpoints").exists():
+        raise ConfigError(f"{folder} holds a run of one seed: choose another folder with run=FOLDER")
+    return [folder] if len(seeds) == 1 else [folder / f"seed-{seed}" for seed in seeds]
 
 
 def trained_seeds(folder: Path | str) -> list[Path]:

@@ -36,7 +36,7 @@ class PixelJudge:
     def __init__(
         self, held_out: FrameWindows, config: JudgeConfig, film: FilmConfig, device: torch.device
     ) -> None:
-        self.every = config.every
+        self.every, self.settings = config.every, {"horizon": config.horizon, "starts": config.starts}
         self._held_out, self._device, self._film = held_out, device, film
         self._horizon = max(steps for steps in range(1, config.horizon + 1) if held_out.reaches(steps))
         self._starts = drawn(held_out, self._horizon, config.starts, seed=0)

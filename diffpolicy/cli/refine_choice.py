@@ -1,7 +1,9 @@
 """Which checkpoint of a refinement counts: the one that earns most in whole imagined episodes within the gate."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -32,6 +34,9 @@ class ImaginedJudge:
     deploy: str
     limit: float | None
     every: int
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # none: another gate may be asked of the same scores
 
     def __call__(self, checkpoint: Path) -> training.Verdict:
         """Play the same episodes every time."""

@@ -50,7 +50,7 @@ class OpenLoopJudge:
     """Scores a checkpoint by its open-loop error on held-out episodes; a `training.Judge`."""
 
     def __init__(self, held_out: data.OfflineDataset, config: JudgeConfig, device: torch.device) -> None:
-        self.every = config.every
+        self.every, self.settings = config.every, {"horizon": config.horizon, "starts": config.starts}
         self._horizon = min(config.horizon, int(held_out.episode_lengths.max()))
         self._held_out, self._device = held_out, device
         self._starts = starts_of(held_out, self._horizon, config.starts, seed=0).to(device)

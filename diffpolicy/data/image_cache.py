@@ -62,6 +62,10 @@ def cached(name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]
             with contextlib.suppress(OSError):  # its folder may be what could not be written
                 partial.unlink(missing_ok=True)
     pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if pictures.shape != shape:
+        raise DataError(
+            f"{path} holds pictures of shape {pictures.shape}, not {shape}: delete it, and they are decoded again"
+        )
     return pictures
 
 

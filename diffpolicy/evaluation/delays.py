@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from diffpolicy.evaluation.summary import EvaluationError
-from diffpolicy.policies.asynchronous import DelayedPolicy, Planner, Waiting
+from diffpolicy.policies.asynchronous import DelayedPolicy, Waiting
+from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.freezing import Freezing
 
 Execution = Literal["blocking", "naive", "inpaint", "guide"]
@@ -39,7 +40,7 @@ def delay_steps(latency: float, control_rate: float | None) -> int:
     return math.ceil(latency * control_rate - 1e-9)
 
 
-def delayed(make: Callable[[Freezing], Planner], execution: Execution, delay: int) -> DelayedPolicy:
+def delayed(make: Callable[[Freezing], ChunkPolicy], execution: Execution, delay: int) -> DelayedPolicy:
     """The policy of `make`, which is told how its chunks are frozen, when a decision takes `delay` control steps."""
     how = EXECUTIONS[execution]
     return DelayedPolicy(make(how.freezing), delay, how.waiting)

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from diffpolicy.policies.chunk_policy import ChunkPolicy
 from diffpolicy.policies.errors import PolicyError
 from diffpolicy.policies.policy import ActionChunk, Memory, Observation
 from diffpolicy.policies.rti import shift
@@ -49,9 +50,18 @@ class DelayedPolicy:
               inpainting, or the guidance of real-time chunking)
     """
 
-    def __init__(self, planner: Planner, delay: int, waiting: Waiting) -> None:
+    def __init__(self, planner: ChunkPolicy, delay: int, waiting: Waiting) -> None:
         if delay < 0:
             raise PolicyError(f"a decision cannot take {delay} control steps; give 0 or more")
+        if waiting == "blocking" and planner.guard is not None:
+            raise PolicyError(
+                "a guard takes what changes while a robot waits for a jump: choose another waiting"
+            )
+        if waiting != "blocking" and delay >= planner.ahead:
+            raise PolicyError(
+                f"a decision of {delay} control steps outlasts a chunk, which has {planner.ahead} actions ahead: the "
+                "robot would never execute a new one"
+            )
         self.planner, self.delay, self.waiting = planner, delay, waiting
         self.observation_horizon = planner.observation_horizon
         # One decision at a time: a planner that is slower than its chunks are short decides less often.
@@ -99,10 +109,11 @@ class _Decided(NamedTuple):
 class AsynchronousExecutor:
     """Gives a robot one action per control step while a thread computes the next chunk.
 
-    The delay d that chunks are frozen for is measured: the running `quantile` of the last `window` decisions' time,
-    in control steps, rounded up. A new chunk takes over at the first control step that finds it ready, with the
-    action meant for that step, so none is repeated or left out. `starved` counts control steps for which no plan
-    had an action (the last one was repeated), `late` the decisions that took longer than their d.
+    The delay d that chunks are frozen for is measured: the running `quantile` of the last `window` decisions' time, in
+    control steps, rounded up; the first decision, which begins from noise and warms up, counts only until there is
+    another. No more is frozen than the last chunk still holds. A new chunk takes over at the first control step that
+    finds it ready, with the action meant for that step, so none is repeated or left out. `starved` counts control steps
+    for which no plan had an action (the last one was repeated), `late` the decisions that took longer than their d.
     """
 
     def __init__(
@@ -116,13 +127,14 @@ class AsynchronousExecutor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Execute at `rate` [Hz]; without `freeze`, chunks are not made to agree with the one in execution."""
-        if rate <= 0 or not 0 <= quantile <= 1:
+        if not (rate > 0 and 0 <= quantile <= 1):
             raise PolicyError(
                 f"a control rate of {rate} Hz and quantile {quantile}: rate > 0, quantile in 0 to 1"
             )
         self.planner, self.rate, self.freeze, self.quantile = planner, rate, freeze, quantile
         self.latencies: deque[float] = deque(maxlen=window)
         self.starved = self.late = 0
+        self._first = 0.0  # seconds of a first decision
         self._clock = clock
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decision")
         self._step = 0
@@ -133,9 +145,7 @@ class AsynchronousExecutor:
     @property
     def delay(self) -> int:
         """Control steps that a decision is expected to take."""
-        if not self.latencies:
-            return 0
-        ordered = sorted(self.latencies)
+        ordered = sorted(self.latencies) or [self._first]
         slow = ordered[min(len(ordered) - 1, math.ceil(self.quantile * len(ordered)) - 1)]
         return math.ceil(slow * self.rate)
 
@@ -150,8 +160,7 @@ class AsynchronousExecutor:
         self._step = 0
         memory = self.planner.start(len(observation.state), seed)
         self._plan = self._decide(0, observation, memory, 0, 0)
-        if not self.latencies:
-            self.latencies.append(self._plan.seconds)
+        self._first = self._plan.seconds
 
     def action(self, observation: Observation) -> Tensor:
         """Return the action (B, A) of this control step; call once per step, with what is seen at its beginning.
@@ -167,9 +176,14 @@ class AsynchronousExecutor:
         step, plan = self._step, self._plan
         if self._pending is None and step - plan.step >= self.planner.execute:
             self._expected = self.delay
-            frozen = self._expected if self.freeze else 0
+            frozen = min(self._expected, max(0, plan.actions.shape[1] - (step - plan.step)))
             self._pending = self._worker.submit(
-                self._decide, step, observation.copy(), plan.memory, step - plan.step, frozen
+                self._decide,
+                step,
+                observation.copy(),
+                plan.memory,
+                step - plan.step,
+                frozen if self.freeze else 0,
             )
         index, last = step - plan.step, plan.actions.shape[1] - 1
         self.starved += index > last
@@ -177,8 +191,9 @@ class AsynchronousExecutor:
         return plan.actions[:, min(index, last)]
 
     def close(self) -> None:
-        """Wait for the decision under way and end the thread."""
+        """Wait for the decision under way and end the thread; there is no plan any more."""
         self._worker.shutdown(wait=True)
+        self._plan = self._pending = None
 
     def _take_over(self, decided: _Decided) -> None:
         self.late += self._step - decided.step > max(self._expected, 1)

@@ -53,6 +53,7 @@ def calibrate(
     levels = range(process.levels)
     scales = [(process.signal_at(level), process.noise_at(level)) for level in levels]
     typical = float(spread.square().mean().sqrt())
+    left = contraction(process, levels, typical).cumprod(0).tolist()
     changes = demonstrations.changes(usual, 1, angles)
     jump = MARGIN * max(float(torch.quantile(changes[:: -(-len(changes) // DRAWN)], JUMP_QUANTILE)), 1.0)
     residuals = {}
@@ -69,7 +70,8 @@ def calibrate(
         data_spread=tuple(demonstrations.neighbour_spread(steps, angles).tolist()),
         guess_error=tuple(error.tolist()),
         noise=tuple(noise / math.hypot(signal, noise) for signal, noise in scales),
-        kept=tuple(contraction(process, levels, typical).cumprod(0).tolist()),
+        # The guess is scaled to the level where it begins (`WarmStart.begin`).
+        kept=tuple(math.hypot(*scale) * share for scale, share in zip(scales, left, strict=True)),
         usual=tuple(tuple(row) for row in usual.tolist()),
         jump=jump,
         angles=angles,

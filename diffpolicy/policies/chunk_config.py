@@ -33,6 +33,16 @@ class NetworkConfig:
     width: int = 256  # transformer
     dropout: float = 0.3  # transformer: of attention
 
+    def __post_init__(self) -> None:
+        counted = ("kernel", "groups", "step_embedding", "layers", "heads", "width")
+        for name in counted:
+            if getattr(self, name) < 1:
+                raise PolicyError(f"network.{name} must be at least 1, got {getattr(self, name)}")
+        if min([*self.hidden, *self.channels], default=1) < 1:
+            raise PolicyError(f"network.hidden and network.channels are widths of 1 or more, got {self}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise PolicyError(f"network.dropout is at least 0 and below 1, got {self.dropout}")
+
 
 @dataclass(frozen=True)
 class ProcessConfig:
@@ -93,6 +103,22 @@ class OptimizerConfig:
     ema_limit: float = 0.9999
     bfloat16: bool = False  # autocast; weights, optimiser and averages stay float32
 
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise PolicyError(f"optimizer.betas are two numbers of at least 0 and below 1, got {self.betas}")
+        for name in ("updates", "batch"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"optimizer.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "warmup", "final_fraction", "ema_power"):
+            if not getattr(self, name) >= 0:
+                raise PolicyError(f"optimizer.{name} is 0 or more, got {getattr(self, name)}")
+        if not 0.0 <= self.ema_limit <= 1.0:
+            raise PolicyError(f"optimizer.ema_limit lies between 0 and 1, got {self.ema_limit}")
+        if self.gradient_clip is not None and not self.gradient_clip > 0.0:
+            raise PolicyError(
+                f"optimizer.gradient_clip is above 0, or null for none, got {self.gradient_clip}"
+            )
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
@@ -110,7 +136,7 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before any data is read."""
-        asked, optimizer = self.conditioning, self.optimizer
+        asked = self.conditioning
         self._check_process()
         self._check_network()
         if asked.dct and asked.per_step_levels:
@@ -132,11 +158,6 @@ class DiffusionConfig:
             raise PolicyError(
                 f"conditioning.weight_power needs prediction=edm, which measures spreads, not {asked.prediction}"
             )
-        if len(optimizer.betas) != 2:
-            raise PolicyError(f"optimizer.betas are two numbers, got {optimizer.betas}")
-        for name in ("updates", "batch"):
-            if getattr(optimizer, name) < 1:
-                raise PolicyError(f"optimizer.{name} must be at least 1, got {getattr(optimizer, name)}")
 
     def _check_process(self) -> None:
         process = self.process.build()

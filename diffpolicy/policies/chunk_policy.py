@@ -156,7 +156,9 @@ class _Decision:
             chunk = self._place(chunk, ~cold, self._warm(policy.warm, ~cold, guess))
             evaluations = torch.where(cold, 0, policy.warm.sampler.evaluations)
         if policy.guard is not None and policy.warm is not None:
-            distance = residual(chunk, guess, self.elapsed)
+            # What was frozen is the guess by construction, and says nothing.
+            free = min(policy.observation_horizon - 1 + self.frozen, guess.shape[1] - 1) if self.frozen else 0
+            distance = residual(chunk[:, free:], guess[:, free:], self.elapsed)
             change = policy.guard.change(plan.state, self.seen.newest, self.elapsed)
             stalled = policy.guard.stall(stalled, distance, change)
             cold = cold | (distance > policy.guard.residual)
@@ -199,7 +201,10 @@ class _Decision:
         noise = inference.sampler.draw(shape, generator)
         committed = None
         if plan is not None and self.frozen > 0:
-            committed = Committed(plan, self.elapsed, self.frozen, self.policy.freezing)
+            # A plan that a guard has just refused binds where it is executed anyway, and nowhere else.
+            refused = guess is None and self.policy.guard is not None
+            how = "inpaint" if refused else self.policy.freezing
+            committed = Committed(plan, self.elapsed, self.frozen, how)
         return self.policy.infer(inference, self.seen, noise, guess, committed, rows)
 
     @staticmethod

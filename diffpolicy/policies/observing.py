@@ -11,9 +11,10 @@ from diffpolicy.policies.policy import Memory, Observation
 def acting_device(model: ChunkDenoiser, device: torch.device | str) -> torch.device:
     """Return `device`; PolicyError unless the model is there."""
     wanted = torch.device(device)
-    if model.process.device.type != wanted.type:
+    there = model.process.device
+    if there.type != wanted.type or (wanted.index is not None and (there.index or 0) != wanted.index):
         raise PolicyError(
-            f"the model is on {model.process.device}, but is to act on {wanted}: move it there with "
+            f"the model is on {there}, but is to act on {wanted}: move it there with "
             "model.to_device, or give the policy the model's device"
         )
     return wanted
@@ -25,8 +26,8 @@ def observed(
     """Return the observation on `device`, its state in float32, as tensors that may take part in differentiation.
 
     Raises PolicyError for states that are not (B, To, O) as the model was trained on, for other roll-outs than those
-    of `memory`, for NaN and infinity (what a network makes of those may look like an action), and for pictures in
-    floating point beyond 0 to 1.
+    of `memory`, for NaN and infinity (what a network makes of those may look like an action), and for pictures that are
+    neither uint8 nor floating point from 0 to 1, or are of other roll-outs and control steps than the states.
     """
 
     def ordinary(tensor: Tensor) -> Tensor:
@@ -48,10 +49,21 @@ def observed(
     if observation.images is None:
         return Observation(state)
     images = {camera: ordinary(seen) for camera, seen in observation.images.items()}
-    for camera, seen in images.items():
-        if seen.is_floating_point() and not bool(((seen >= 0.0) & (seen <= 1.0)).all()):
-            raise PolicyError(f"pictures of {camera!r} are uint8, or numbers from 0 to 1; these hold others")
-    return Observation(state, images)
+    return Observation(state, {camera: _picture(seen, camera, state) for camera, seen in images.items()})
+
+
+def _picture(seen: Tensor, camera: str, state: Tensor) -> Tensor:
+    """Return pictures (B, To, H, W, C) in uint8 or float32; PolicyError where they are something else."""
+    if seen.ndim != 5 or seen.shape[:2] != state.shape[:2]:
+        raise PolicyError(
+            f"pictures of {camera!r} have the shape {tuple(seen.shape)}; with states {tuple(state.shape)} they are "
+            f"({state.shape[0]}, {state.shape[1]}, height, width, channels)"
+        )
+    if seen.dtype == torch.uint8:
+        return seen
+    if not seen.is_floating_point() or not bool(((seen >= 0.0) & (seen <= 1.0)).all()):
+        raise PolicyError(f"pictures of {camera!r} are uint8, or numbers from 0 to 1; these hold others")
+    return seen.float()
 
 
 def _require_finite(state: Tensor) -> None:

@@ -4,14 +4,14 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from diffpolicy.training.checkpoint import TRAINING, step_folders
-from diffpolicy.training.errors import CheckpointError
+from diffpolicy.training.errors import CheckpointError, ConfigMismatchError
 
 FOLDER = "best"
 SCORES = "judged.json"
-STOPPED = "stopped"
+STOPPED, SETTINGS = "stopped", "judge"  # keys beside the steps
 
 
 class Verdict(NamedTuple):
@@ -27,9 +27,13 @@ class Verdict(NamedTuple):
 
 
 class Judge(Protocol):
-    """Scores a checkpoint by acting with it, every `every` updates; its randomness must be its own."""
+    """Scores a checkpoint by acting with it, every `every` updates; its randomness must be its own.
+
+    Scores of different `settings`, plain values, cannot be compared: a run is judged by one of them throughout.
+    """
 
     every: int
+    settings: Mapping[str, Any]
 
     def __call__(self, checkpoint: Path) -> Verdict:
         """Return the verdict on the checkpoint at this path."""
@@ -37,11 +41,18 @@ class Judge(Protocol):
 
 
 class Podium:
-    """The scores given in a run folder, and a copy of the checkpoint with the best of them."""
+    """The scores that a judge gave in a run folder, and a copy of the checkpoint with the best of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, judge: Judge | None) -> None:
+        """Take up what is there; ConfigMismatchError for scores of another judge."""
         self._folder = folder
-        self._scores, self._stopped = _read_scores(folder)
+        self._scores, self._stopped, earlier = read_scores(folder)
+        self._settings = earlier if judge is None else json.loads(json.dumps(dict(judge.settings)))
+        if earlier not in (None, self._settings):
+            raise ConfigMismatchError(
+                f"checkpoints in {folder} were judged by {earlier}, which cannot be compared with {self._settings}. "
+                "Give the same options of the judge, or choose another run folder."
+            )
 
     def knows(self, step: int) -> bool:
         """Whether the checkpoint after `step` updates was judged already."""
@@ -60,9 +71,11 @@ class Podium:
                 self._copy(checkpoint)
             self._scores[step] = verdict.score
             self._stopped = verdict.stop
-            noted = {str(key): value for key, value in self._scores.items()}
+            noted: dict[str, Any] = {str(key): value for key, value in self._scores.items()}
+            noted |= {SETTINGS: self._settings} if self._settings else {}
+            noted |= {STOPPED: verdict.stop} if verdict.stop else {}
             temporary = self._folder / f".{SCORES}"
-            temporary.write_text(json.dumps(noted | ({STOPPED: verdict.stop} if verdict.stop else {})))
+            temporary.write_text(json.dumps(noted))
             temporary.replace(self._folder / SCORES)
         except OSError as error:
             raise CheckpointError(
@@ -89,10 +102,19 @@ def best_checkpoint(folder: Path | str) -> Path:
     return found[-1] if found else Path(folder)
 
 
-def _read_scores(folder: Path) -> tuple[dict[int, float], str | None]:
+class Scores(NamedTuple):
+    """What a judge said of a run: scores by step, why it ended the run, its settings; None where it said nothing."""
+
+    by_step: dict[int, float]
+    stopped: str | None
+    settings: dict[str, Any] | None
+
+
+def read_scores(folder: Path) -> Scores:
+    """Return what a judge said in a run folder."""
     try:
         stored = json.loads((folder / SCORES).read_text())
-        stopped = stored.pop(STOPPED, None)
-        return {int(step): float(score) for step, score in stored.items()}, stopped
+        stopped, settings = stored.pop(STOPPED, None), stored.pop(SETTINGS, None)
+        return Scores({int(step): float(score) for step, score in stored.items()}, stopped, settings)
     except (OSError, ValueError, AttributeError, TypeError):
-        return {}, None  # not judged yet, or unreadable: what is missing is judged again
+        return Scores({}, None, None)  # not judged yet, or unreadable: what is missing is judged again

@@ -91,7 +91,7 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(_sole_user(folder))
         start, last = _resume(learner, folder, config)
-        podium = Podium(folder)
+        podium = Podium(folder, judge)
         unjudged = judge is not None and _due(judge, start, learner.total_steps) and not podium.knows(start)
         if last is not None and (podium.stopped or (start == learner.total_steps and not unjudged)):
             return last

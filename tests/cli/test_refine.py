@@ -8,6 +8,7 @@ import pytest
 from diffpolicy import training
 from diffpolicy.cli.dispatch import dispatch
 from diffpolicy.policies import load_policy
+from diffpolicy.training.judging import read_scores
 from world_models import load_world_model
 
 SMALL = [
@@ -61,7 +62,7 @@ def test_it_clones_refines_judges_and_releases_what_evaluate_takes(
     assert load_policy(released, "sampled").observation_horizon == 1
     curves = training.read_curves(run)
     assert {"multiplier", "reward", "cost", "uncertainty", "value/cost", "imagined/return"} <= set(curves)
-    scores = {int(step): score for step, score in json.loads((run / "judged.json").read_text()).items()}
+    scores = read_scores(run).by_step
     assert released.step == max(scores, key=lambda step: (scores[step], step)) in (2, 4)
     measured = json.loads((run / "release.json").read_text())["measured"]
     assert len(measured["start"]["real"]["returns"]) == 2

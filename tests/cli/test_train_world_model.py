@@ -8,6 +8,7 @@ import torch
 
 from diffpolicy import data, training
 from diffpolicy.cli.dispatch import dispatch
+from diffpolicy.training.judging import read_scores
 from world_models import load_world_model
 
 TINY = [
@@ -48,9 +49,9 @@ def test_it_learns_and_says_how_true_it_is(
     assert held["share"] == 0.1
     assert len(held["episodes"]) == round(0.1 * episodes)
     assert best.manifest["data"]["sha256"] == data.sha256(dataset)
-    judged = json.loads((run / "judged.json").read_text())
-    assert sorted(judged) == ["100", "150", "50"]
-    assert max(judged, key=lambda step: judged[step]) == str(best.step)
+    judged = read_scores(run).by_step
+    assert sorted(judged) == [50, 100, 150]
+    assert max(judged, key=lambda step: judged[step]) == best.step
     found = json.loads((run / "fidelity.json").read_text())
     assert [row["steps"] for row in found["horizons"]] == [1, 5, 15, 50]
     assert found["horizons"][0]["gain"] > 1.0

@@ -183,6 +183,8 @@ def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
         (["train", "policy=diffusion_mlp", "task=pusht", "policy.cameras=[camera]"], "PushTImage"),
         (["train", "policy=diffusion_mlp", "task=pushtimage", "data={pusht}"], "policy.cameras=[camera]"),
         (["train", "policy=diffusion_unet", "task=pusht", "policy.network.kernel=4"], "must be odd"),
+        (["bench", "latency", "arms=[ddim_3@8]"], "is not among arms"),
+        (["bench", "latency", "arms=[streaming,ddpm_100@8]", "headline=streaming"], "is not compiled"),
         (["train", "policy=diffusion_mlp", "task=pusht", "policy.process.levels=0"], "at least one step"),
         (["train", "policy=diffusion_mlp", "task=pusht", "judge.arms=[ddim_300]"], "100 levels"),
         (["train", "policy=diffusion_mlp", "task=pusht", "judge.arms=[rti_1_0_guard]"], "after training"),

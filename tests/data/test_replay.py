@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from diffpolicy import data
 from diffpolicy.data import DataError
+from diffpolicy.data.image_cache import cached
 
 zarr = pytest.importorskip("zarr")
 
@@ -320,3 +321,10 @@ def test_push_t_pictures_are_the_raw_ones(monkeypatch: pytest.MonkeyPatch, tmp_p
     group.create_array("meta/episode_ends", shape=(20,), dtype="i8", chunks=(20,))[:] = raw["episode_ends"]
     pictures = data.load(folder, images=["img"]).images["camera"]
     assert np.array_equal(pictures[np.arange(2598)], raw["img"])
+
+
+def test_a_kept_file_of_another_shape_is_named(cache: Path) -> None:
+    one = np.zeros((1, 2, 2, 3), np.uint8)
+    cached("a", one.shape, [one])
+    with pytest.raises(DataError, match=r"a\.npy holds pictures of shape \(1, 2, 2, 3\).*delete it"):
+        cached("a", (2, 2, 2, 3), [one, one])

@@ -12,6 +12,7 @@ from diffpolicy.policies import Memory, Observation, PolicyError
 from diffpolicy.policies.arms import parse_arm
 from diffpolicy.policies.asynchronous import AsynchronousExecutor, DelayedPolicy
 from diffpolicy.policies.chunk_policy import ChunkPolicy
+from diffpolicy.policies.guard import Guard
 
 
 def planner(analytic: SimpleNamespace, name: str, spread: float = 0.0, **options: Any) -> ChunkPolicy:
@@ -64,6 +65,20 @@ def test_frozen_chunks_join_without_a_step_and_naive_ones_do_not(analytic: Simpl
 def test_delays_are_counted_from_none(analytic: SimpleNamespace) -> None:
     with pytest.raises(PolicyError, match="-1 control steps"):
         DelayedPolicy(planner(analytic, "ddim_3"), -1, "naive")
+
+
+@pytest.mark.parametrize("waiting", ["naive", "frozen"])
+def test_decisions_that_outlast_a_chunk_are_refused(analytic: SimpleNamespace, waiting: Any) -> None:
+    DelayedPolicy(planner(analytic, "ddim_3"), 14, waiting)
+    with pytest.raises(PolicyError, match="15 control steps outlasts a chunk, which has 15"):
+        DelayedPolicy(planner(analytic, "ddim_3"), 15, waiting)
+
+
+def test_a_robot_that_waits_has_no_guard(analytic: SimpleNamespace) -> None:
+    guarded = planner(analytic, "rti_2_1_0_guard", guard=Guard(((1.0,),) * 16, 20.0))
+    DelayedPolicy(guarded, 2, "frozen")
+    with pytest.raises(PolicyError, match="for a jump"):
+        DelayedPolicy(guarded, 2, "blocking")
 
 
 class Slow:
@@ -164,6 +179,28 @@ def test_chunks_are_frozen_for_the_measured_delay(analytic: SimpleNamespace) -> 
         assert slow.frozen[-1] == expected  # a decision takes a tick of 1 s, at 2 Hz
 
 
+def test_a_slow_first_decision_freezes_no_more_than_the_plan_and_is_forgotten(
+    analytic: SimpleNamespace,
+) -> None:
+    """The first takes 100 s at 1 Hz, the others next to nothing."""
+    times = iter([0.0, 100.0, *(100.0 + 0.01 * tick for tick in range(1, 100))])
+    slow = Slow(planner(analytic, "ddim_3@4"))
+    slow.may_end = threading.Semaphore(1000)
+    executor = AsynchronousExecutor(slow, rate=1.0, clock=lambda: next(times))
+    executor.reset(analytic.clock(0.0), 0)
+    assert executor.delay == 100
+    for now in range(12):
+        executor.action(analytic.clock(float(now)))
+        if executor._pending is not None:
+            wait_until_ready(executor)
+    executor.close()
+    assert slow.frozen == [
+        0,
+        11,
+        1,
+    ]  # nothing, all that is left of 15 actions after 4, and a rounded-up moment
+
+
 def test_errors_of_a_decision_reach_the_robot(analytic: SimpleNamespace) -> None:
     slow = Slow(planner(analytic, "ddim_3@1"))
     executor = AsynchronousExecutor(slow, rate=10.0)
@@ -178,6 +215,8 @@ def test_errors_of_a_decision_reach_the_robot(analytic: SimpleNamespace) -> None
     with pytest.raises(RuntimeError, match="network is gone"):
         executor.action(analytic.clock(2.0))
     executor.close()
+    with pytest.raises(PolicyError, match="call reset"):
+        executor.action(analytic.clock(3.0))
 
 
 def failing(analytic: SimpleNamespace) -> tuple[Slow, AsynchronousExecutor]:
@@ -257,4 +296,6 @@ def test_real_time(analytic: SimpleNamespace) -> None:
     assert actions == pytest.approx([step / 100 for step in range(40)], abs=1e-4)
     assert len(executor.latencies) > 5
     with pytest.raises(PolicyError, match="control rate"):
+        AsynchronousExecutor(acting, rate=float("nan"))
+    with pytest.raises(PolicyError, match="rate > 0"):
         AsynchronousExecutor(acting, rate=0.0)

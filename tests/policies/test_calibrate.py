@@ -128,6 +128,11 @@ def test_other_processes_are_put_on_one_scale(analytic: SimpleNamespace, clocks:
     found = calibrate(trained(analytic, 0.1, process=edm(30)), clocks, clip=None)
     assert found.spread == pytest.approx((0.1,), rel=0.15)
     assert 0.9 < found.noise[-1] < 1.0 + 1e-9
+    process = edm(30)
+    begun = math.hypot(process.signal_at(29), process.noise_at(29))
+    typical = math.sqrt(sum(each**2 for each in found.spread) / len(found.spread))
+    left = contraction(process, range(30), typical).prod().item()
+    assert found.kept[-1] == pytest.approx(begun * left, rel=1e-6)  # begun: the guess is scaled to its level
 
 
 def test_the_same_seed_gives_the_same_calibration(analytic: SimpleNamespace, clocks: OfflineDataset) -> None:

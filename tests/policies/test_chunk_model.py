@@ -10,7 +10,13 @@ from torch import Tensor
 
 from diffpolicy.data import Chunks, ChunkSampler, OfflineDataset
 from diffpolicy.policies import Observation, PolicyError
-from diffpolicy.policies.chunk_config import DiffusionConfig, EncoderConfig, NetworkConfig, ProcessConfig
+from diffpolicy.policies.chunk_config import (
+    DiffusionConfig,
+    EncoderConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    ProcessConfig,
+)
 from diffpolicy.policies.chunk_levels import draw_levels
 from diffpolicy.policies.chunk_model import ChunkModel, Condition
 from diffpolicy.policies.features import ObservationFeatures
@@ -276,3 +282,36 @@ def test_conditions_pass_through_a_denoiser_untouched(
     assert isinstance(condition, Condition)
     alone = model.encode(Observation(_windows(plane, tiny).states[:1]))
     torch.testing.assert_close(condition.tokens[:1], alone.tokens)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"groups": 0}, "groups must be at least 1"),
+        ({"heads": 0}, "heads must be at least 1"),
+        ({"hidden": [16, 0]}, "widths of 1 or more"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(PolicyError, match=says):
+        NetworkConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate is 0 or more"),
+        ({"learning_rate": float("nan")}, "learning_rate is 0 or more"),
+        ({"betas": [1.0, 0.999]}, "betas are two numbers"),
+        ({"betas": [0.9]}, "betas are two numbers"),
+        ({"gradient_clip": 0.0}, "gradient_clip is above 0"),
+        ({"ema_power": -1.0}, "ema_power is 0 or more"),
+        ({"ema_limit": 1.5}, "ema_limit lies between"),
+        ({"batch": 0}, "batch must be at least 1"),
+    ],
+)
+def test_optimisers_that_cannot_learn_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(PolicyError, match=says):
+        OptimizerConfig(**options)

@@ -271,3 +271,30 @@ def test_what_a_model_cannot_play_is_said(analytic: SimpleNamespace) -> None:
         policy(analytic, "rti_2_1_0_guard", guard=Guard(usual=((1.0, 1.0),), jump=1.0))
     with pytest.raises(PolicyError, match="StreamingPolicy"):
         policy(analytic, "streaming")
+
+
+def test_a_plan_that_the_guard_refuses_binds_only_where_it_is_executed(analytic: SimpleNamespace) -> None:
+    """Guidance does not draw towards the plan where the world has jumped: the mean action is .64 + .01 a step."""
+    acting = policy(analytic, "warm_20_10_guard@4", guard=GUARD, freezing="guide", clip=None)
+    memory = acting.start(400, 0)
+    _, memory = acting.act(analytic.clock(0.0, 400), memory)
+    assert memory.plan is not None
+    chunk, _ = acting.act(analytic.clock(64.0, 400), memory, frozen=2)
+    assert chunk.cold is not None
+    assert chunk.cold.all()
+    torch.testing.assert_close(chunk.actions[:, :2], memory.plan.chunk[:, 5:7])
+    assert chunk.actions[:, 2:].mean(dim=0).flatten().tolist() == pytest.approx([0.66, 0.67], abs=0.04)
+
+
+def test_what_is_frozen_does_not_hide_a_residual(analytic: SimpleNamespace) -> None:
+    """Ten of fifteen actions are kept: over the whole chunk the residual would be under the threshold."""
+    name, found = "warm_60_30_10_guard@1", []
+    for limit in (0.35, 0.45):
+        guard = Guard(usual=GUARD.usual, jump=1e9, residual=limit)
+        acting = policy(analytic, name, 0.0, guard=guard)
+        memory = acting.start(1, 0)
+        _, memory = acting.act(analytic.clock(0.0), memory)
+        chunk, _ = acting.act(analytic.clock(41.0), memory, frozen=10)
+        assert chunk.cold is not None
+        found.append(chunk.cold.item())
+    assert found == [True, False]

@@ -9,6 +9,7 @@ import torch
 from diffpolicy.policies import History, Observation, PolicyError
 from diffpolicy.policies.arms import parse_arm
 from diffpolicy.policies.chunk_policy import ChunkPolicy
+from diffpolicy.policies.observing import acting_device, observed
 from diffpolicy.policies.streaming import StreamingPolicy
 
 
@@ -55,6 +56,11 @@ def test_states_may_come_in_double_precision(analytic: SimpleNamespace) -> None:
 def test_a_policy_acts_where_its_model_is(analytic: SimpleNamespace, name: str) -> None:
     with pytest.raises(PolicyError, match="the model is on cpu, but is to act on meta"):
         policy(analytic, name, device="meta")
+    model = analytic.AnalyticModel(0.0)
+    model.process = SimpleNamespace(device=torch.device("cuda", 0))
+    with pytest.raises(PolicyError, match="the model is on cuda:0, but is to act on cuda:1"):
+        acting_device(model, "cuda:1")
+    assert acting_device(model, "cuda").type == "cuda"
 
 
 def test_a_history_keeps_what_it_has_seen() -> None:
@@ -66,3 +72,29 @@ def test_a_history_keeps_what_it_has_seen() -> None:
     assert seen.images is not None
     assert seen.state.flatten().tolist() == [0.0, 5.0]
     assert seen.images["camera"].unique().tolist() == [0, 5]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "says"),
+    [
+        (torch.zeros(4, 2, 8, 8, 3, dtype=torch.int32), "uint8, or numbers from 0 to 1"),
+        (torch.zeros(4, 2, 8, 8, 3, dtype=torch.bool), "uint8, or numbers from 0 to 1"),
+        (torch.zeros(4, 1, 8, 8, 3, dtype=torch.uint8), r"\(4, 2, height, width"),
+        (torch.zeros(3, 2, 8, 8, 3, dtype=torch.uint8), r"\(4, 2, height, width"),
+        (torch.zeros(4, 2, 8, 3, dtype=torch.uint8), r"\(4, 2, height, width"),
+    ],
+)
+def test_pictures_of_another_kind_are_refused(
+    analytic: SimpleNamespace, pictures: torch.Tensor, says: str
+) -> None:
+    acting = policy(analytic, "ddim_3")
+    with pytest.raises(PolicyError, match=says):
+        acting.act(Observation(torch.zeros(4, 2, 3), {"wrist": pictures}), acting.start(4, 0))
+
+
+def test_pictures_may_come_in_double_precision(analytic: SimpleNamespace) -> None:
+    acting = policy(analytic, "ddim_3")
+    shown = {"wrist": torch.ones(4, 2, 8, 8, 3, dtype=torch.float64)}
+    seen = observed(Observation(torch.zeros(4, 2, 3), shown), acting.start(4, 0), acting.model, acting.device)
+    assert seen.images is not None
+    assert seen.images["wrist"].dtype == torch.float32

@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from diffpolicy.training import Verdict, best_checkpoint, read_checkpoint, read_curves, run
+from diffpolicy.training import (
+    ConfigMismatchError,
+    Verdict,
+    best_checkpoint,
+    read_checkpoint,
+    read_curves,
+    run,
+)
+from diffpolicy.training.judging import read_scores
 
 Toy = Callable[..., Any]
 OPTIONS: dict[str, Any] = {"checkpoint_every": 5, "log_every": 5, "progress": False}
@@ -28,8 +36,8 @@ class ByTable:
 
     every = 10
 
-    def __init__(self, scores: dict[int, float], film: bytes | None = None) -> None:
-        self.scores, self.film = scores, film
+    def __init__(self, scores: dict[int, float], film: bytes | None = None, **settings: Any) -> None:
+        self.scores, self.film, self.settings = scores, film, settings
         self.asked: list[int] = []
 
     def __call__(self, checkpoint: Path) -> Verdict:
@@ -92,3 +100,13 @@ def test_the_film_is_in_tensorboard_and_the_curves_remain_readable(tmp_path: Pat
     assert (film.width, film.height) == (6, 4)
     assert Image.open(io.BytesIO(film.encoded_image_string)).n_frames == 2
     assert set(read_curves(tmp_path)) == {"loss", "score"}
+
+
+def test_scores_of_another_judge_are_not_compared(tmp_path: Path, toy: Toy) -> None:
+    run(toy(10), tmp_path, {}, judge=ByTable({10: 0.3}, arms=("a", "b")), **OPTIONS)
+    assert read_scores(tmp_path) == ({10: 0.3}, None, {"arms": ["a", "b"]})
+    with pytest.raises(ConfigMismatchError, match="judged by"):
+        run(toy(10), tmp_path, {}, judge=ByTable({}, arms=("a",)), **OPTIONS)
+    run(toy(10), tmp_path, {}, judge=ByTable({}, arms=("a", "b")), **OPTIONS)  # done, and judged
+    run(toy(10), tmp_path, {}, **OPTIONS)
+    assert best_checkpoint(tmp_path) != tmp_path

@@ -14,6 +14,7 @@ import envs
 from diffpolicy.cli.benches.measuring import Measurement, gemm_rate
 from diffpolicy.cli.common import dataset_path
 from diffpolicy.cli.demonstrations import make_learner
+from diffpolicy.cli.errors import ConfigError
 from diffpolicy.diffusion import Sampler
 from diffpolicy.policies import ChunkModel, ChunkPolicy, History, parse_arm
 from diffpolicy.policies.acting import chunk_policy
@@ -26,6 +27,13 @@ UNROLLED = 20  # evaluations, at most, in one compiled graph: exporting a hundre
 
 def latency(cfg: DictConfig, device: torch.device) -> Measurement:
     """Time decisions of one robot for every arm of a model with untrained weights, plain and compiled."""
+    for name in ("headline", "reference"):
+        if cfg[name] not in cfg.arms:
+            raise ConfigError(f"{name}={cfg[name]} is not among arms={list(cfg.arms)}")
+    if not compilable(cfg.headline):
+        raise ConfigError(
+            f"headline={cfg.headline} is not compiled (streaming, or more than {UNROLLED} steps): name another arm"
+        )
     task = envs.task(cfg.task)
     learner, _ = make_learner(task, dataset_path(task, None), cfg.policy, cfg.seeds[0], device)
     model = learner.average.eval()
@@ -37,7 +45,7 @@ def latency(cfg: DictConfig, device: torch.device) -> Measurement:
     )
     for arm in cfg.arms:
         for runtime in ("eager", cfg.runtime):
-            if runtime != "eager" and parse_arm(arm).cold.steps > UNROLLED:
+            if runtime != "eager" and not compilable(arm):
                 continue
             sampling = None if runtime == "eager" else compiler(runtime, cfg.threads or 1)
             row = decisions(chunk_policy(model, arm, sampling=sampling, device=device), states, cfg)
@@ -51,6 +59,12 @@ def latency(cfg: DictConfig, device: torch.device) -> Measurement:
         f"p50 of {cfg.reference}, plain PyTorch, ms",
         {"parameters": float(parameters(model)), "rows": rows},
     )
+
+
+def compilable(arm: str) -> bool:
+    """Return whether an arm is timed compiled: streaming keeps a buffer of its own, and long loops are unrolled."""
+    parsed = parse_arm(arm)
+    return parsed.kind != "streaming" and parsed.cold.steps <= UNROLLED
 
 
 def compiler(runtime: Any, threads: int) -> Callable[[Inference], Any]:

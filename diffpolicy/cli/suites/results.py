@@ -1,6 +1,7 @@
 """What all suites write: rows and targets, met or missed, as JSON and Markdown."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ def header() -> dict[str, Any]:
 
 
 def target(name: str, wanted: str, value: float, interval: Interval | None, met: bool) -> dict[str, Any]:
-    """Return one target with what was reached."""
-    bounds = None if interval is None else [round(bound, 4) for bound in interval]
+    """Return one target with what was reached; an interval that is unbounded is left out."""
+    known = interval is not None and all(map(math.isfinite, interval))
+    bounds = [round(bound, 4) for bound in interval] if known and interval is not None else None
     return {"name": name, "target": wanted, "value": round(value, 4), "interval": bounds, "met": met}
 
 

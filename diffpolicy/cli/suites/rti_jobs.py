@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.suites.jobs import Job
 from diffpolicy.cli.suites.rti_networks import Trained, compiled
 from diffpolicy.evaluation import Episode, latency, provenance
@@ -52,6 +53,11 @@ def jump_jobs(cfg: DictConfig, trained: Trained, vector: Any) -> dict[tuple[str,
     asked = cfg.jump
     if trained.task.name not in asked.tasks or trained.network not in asked.networks:
         return {}
+    if trained.task.score != "best_reward":
+        raise ConfigError(
+            f"jump.tasks: {trained.task.name} is scored by {trained.task.score}, of which nobody knows whether it came "
+            "before the jump; name tasks scored by their best reward, such as PushT"
+        )
     steps = trained.task.max_episode_steps - asked.at
     ways: dict[bool, Make] = {
         True: lambda policy, seeds: play_jump(policy, vector, seeds, at=asked.at, after=steps),

@@ -11,7 +11,7 @@ import envs
 from diffpolicy import training
 from diffpolicy.cli.collect import collect_task
 from diffpolicy.cli.common import SHIPPED, compute_device, dataset_file, dataset_path, load_dataset
-from diffpolicy.cli.demonstrations import trained_seeds
+from diffpolicy.cli.demonstrations import run_folders
 from diffpolicy.cli.train import train
 from diffpolicy.policies import ChunkPolicy, PolicyError, load_chunk_model
 from diffpolicy.policies.acting import chunk_policy, discrete_of
@@ -89,7 +89,7 @@ def train_network(cfg: DictConfig, task: envs.Task, network: str, guarded: Seque
     """Train or resume every seed of a network; it acts with the checkpoints that its judge liked best."""
     options = network_config(cfg, task, network)
     train(options)
-    runs = trained_seeds(Path(options.run))
+    runs = run_folders(Path(options.run), list(options.seeds))
     checkpoints = [training.read_checkpoint(training.best_checkpoint(run)) for run in runs]
     return Trained(task, network, checkpoints, options, guarded)
 

@@ -51,7 +51,12 @@ def film(
         blocks = _images(parquet, files, key)
     else:
         segments = _segments(parquet, folder, key, float(info["fps"]), lengths)
-        files = list(segments)
+        # The tables say which frames belong to which step: other tables, other pictures.
+        files = [
+            *segments,
+            *numbered(folder / "meta/episodes", "parquet"),
+            *numbered(folder / "data", "parquet"),
+        ]
         blocks = _frames(segments)
     first = next(blocks)
     return key, Film(Pictures((sum(lengths), *first.shape[1:]), _again(first, blocks)), files)

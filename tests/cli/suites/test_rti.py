@@ -1,15 +1,21 @@
 """The suite rti: what its targets say of known episodes, its page, and a whole small run."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 import envs
+from diffpolicy.cli.demonstrations import run_folders
 from diffpolicy.cli.dispatch import dispatch
-from diffpolicy.cli.suites.results import targets_table
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.suites.results import target, targets_table, write
 from diffpolicy.cli.suites.rti_document import Found, markdown, targets
+from diffpolicy.cli.suites.rti_jobs import jump_jobs
 from diffpolicy.cli.suites.rti_page import family_of, write_page
 from diffpolicy.evaluation import Episode, tabulate
 from diffpolicy.evaluation.summary import Episodes
@@ -163,3 +169,32 @@ def test_a_small_suite_runs_and_goes_on(tmp_path: Path) -> None:
     assert len(kept) == 4
     assert dispatch(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_jump_test_of_successes_is_refused() -> None:
+    """Nobody notes when an episode succeeded: before the jump would count as after it."""
+    asked = OmegaConf.create(
+        {"jump": {"tasks": ["pick-place-v3"], "networks": ["edm"], "at": 80, "arms": []}}
+    )
+    trained = SimpleNamespace(task=envs.task("pick-place-v3"), network="edm")
+    with pytest.raises(ConfigError, match="scored by success"):
+        jump_jobs(asked, trained, None)  # type: ignore[arg-type]
+
+
+def test_every_seed_is_found_in_its_own_folder(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        (tmp_path / f"seed-{seed}").mkdir()
+    assert [path.name for path in run_folders(tmp_path, [2, 0])] == ["seed-2", "seed-0"]
+    with pytest.raises(ConfigError, match="seed-0, seed-1, seed-2"):
+        run_folders(tmp_path, [2])
+    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+    assert run_folders(tmp_path / "one", [7]) == [tmp_path / "one"]
+    with pytest.raises(ConfigError, match="a run of one seed"):
+        run_folders(tmp_path / "one", [0, 1])
+
+
+def test_a_target_with_an_unbounded_interval_can_be_written(tmp_path: Path) -> None:
+    row = target("ratio", ">= 1", 2.0, (0.5, math.inf), False)
+    assert row["interval"] is None
+    write({"targets": [row]}, "", tmp_path / "found.json")
+    assert json.loads((tmp_path / "found.json").read_text())["targets"] == [row]
