@@ -53,7 +53,8 @@ class Model:
     """A denoiser to be aligned.
 
     `process` and the descending `levels` are those of its sampler in roll-outs, `shape` that of one sample. Rewards see
-    `decode` of clean samples (B, *shape); gradients flow through it if it lets them.
+    `decode` of clean samples (B, *shape); gradients flow through it if it lets them. Matching errors are taken at
+    `matched` levels, by default the inner ones of the sampler.
     """
 
     process: GaussianProcess
@@ -62,6 +63,7 @@ class Model:
     roles: RoleBook
     prompts: Prompts = field(default_factory=Unprompted)
     decode: Callable[[Tensor], Tensor] = undecoded
+    matched: tuple[int, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -69,5 +71,5 @@ class Model:
         return self.process.device
 
     def matcher(self, draws: int = 6, coupled: bool = False) -> Matcher:
-        """Return the usual place of matching errors: the inner levels of the model's sampler."""
-        return Matcher(self.process, inner_levels(self.levels), draws, coupled)
+        """Return where matching errors are usually taken: at the `matched` levels."""
+        return Matcher(self.process, self.matched or inner_levels(self.levels), draws, coupled)

@@ -39,7 +39,8 @@ def aligned_model(model: ChunkModel, steps: int = STEPS) -> Model:
     """Return a chunk model ready to be aligned, its roll-outs sampled in `steps` trailing levels.
 
     The given model becomes the role "train"; its network is trained, its encoders are not. The process predicts clean
-    chunks, so that matching errors are those of actions, in normalised units. Raises PolicyError for models with a
+    chunks, so that matching errors are those of actions, in normalised units. They are taken at all levels of the
+    sampler: chunks are made in few steps, and the first of them decides most. Raises PolicyError for models with a
     noise level for every action, whose samplers go through other levels.
     """
     if model.per_step_levels:
@@ -50,8 +51,8 @@ def aligned_model(model: ChunkModel, steps: int = STEPS) -> Model:
     model.requires_grad_(False)
     model.network.requires_grad_(True)
     shape = (model.prediction_horizon, model.action_size)
-    roles = CopiedRoles(model, Condensed)
-    return Model(model.process, tuple(trailing(model.process.levels, steps)), shape, roles)
+    levels = tuple(trailing(model.process.levels, steps))
+    return Model(model.process, levels, shape, CopiedRoles(model, Condensed), matched=levels)
 
 
 def load_aligned(

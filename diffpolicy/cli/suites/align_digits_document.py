@@ -32,11 +32,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: its point of highest gold within the manifold's limit, and whether that is the target.
+    """What a seed's run came to: its point of highest gold within the manifold's limit, and whether that is the target.
 
     A method that learns offline is judged by its last point, since nothing stops it.
     """
 
+    seed: int
     curve: Curve
     best: Mapping[str, float]
     reached: bool
@@ -58,12 +59,21 @@ def outcome(job: Job, wanted: Mapping[str, float]) -> Outcome:
     best = max(within, key=lambda point: point["gold"]) if online else curve[-1]
     reached = best["gold"] >= wanted["gold"] if online else best["win"] > wanted["win"] and best in within
     budget = float(job.of["iterations"] * job.of["online"]["groups"] * job.of["online"]["group_size"])
-    return Outcome(curve, best, reached, best["calls"] if reached else budget, result["network_unchanged"])
+    calls = best["calls"] if reached else budget
+    return Outcome(int(job.of["seed"]), curve, best, reached, calls, result["network_unchanged"])
 
 
 def outcomes(jobs: Sequence[Job], wanted: Mapping[str, float]) -> list[Outcome]:
     """Return what those runs came to that are there."""
     return [outcome(job, wanted) for job in jobs if job.kept()]
+
+
+def paired(
+    ends: Mapping[str, Sequence[Outcome]], one: str, other: str, of: Callable[[Outcome, Outcome], float]
+) -> list[float]:
+    """Return what `of` says of two methods' runs, for every seed that both have."""
+    others = {each.seed: each for each in ends.get(other, ())}
+    return [of(each, others[each.seed]) for each in ends.get(one, ()) if each.seed in others]
 
 
 def chosen_rate(rates: Mapping[float, Sequence[Job]], wanted: Mapping[str, float]) -> float | None:
@@ -168,7 +178,7 @@ def network_targets(found: Found, wanted: Mapping[str, float]) -> list[dict[str,
             )
 
     def compare(name: str, more: str, less: str, of: Callable[[Outcome], float]) -> None:
-        differences = [of(a) - of(b) for a, b in zip(ended.get(more, ()), ended.get(less, ()), strict=False)]
+        differences = paired(ended, more, less, lambda a, b: of(a) - of(b))
         if differences:
             label = f"{found.network}: {name}, {more} minus {less}"
             made.append(target(label, "mean > 0", *_value(differences), fmean(differences) > 0.0))
@@ -208,46 +218,44 @@ def long_targets(ends: Mapping[str, Sequence[Outcome]], wanted: Mapping[str, flo
     """Return what the long runs were expected to show."""
     made: list[dict[str, Any]] = []
 
-    def last(name: str, key: str) -> list[float]:
-        return [one.curve[-1][key] for one in ends.get(name, ())]
-
-    def ratio(name: str) -> list[float]:
-        return [one.curve[-1]["manifold"] / one.curve[0]["manifold"] for one in ends.get(name, ())]
-
     def add(name: str, text: str, values: Sequence[float], met: Callable[[float], bool]) -> None:
         if values:
             made.append(target(f"long: {name}", text, *_value(values), met(fmean(values))))
 
-    def minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
-        return [x - y for x, y in zip(a, b, strict=False)]
+    def minus(one: str, other: str, of: Callable[[Outcome], float]) -> list[float]:
+        return paired(ends, one, other, lambda a, b: of(a) - of(b))
 
-    for name in ends:
-        add(f"{name} over-optimises: manifold distance at the end over the base's", "mean > 1.1", ratio(name),
-            lambda mean: mean > 1.1)  # fmt: skip
+    def last(key: str) -> Callable[[Outcome], float]:
+        return lambda each: each.curve[-1][key]
+
+    def ratio(each: Outcome) -> float:
+        return each.curve[-1]["manifold"] / each.curve[0]["manifold"]
+
+    for name, found in ends.items():
+        add(f"{name} over-optimises: manifold distance at the end over the base's", "mean > 1.1",
+            [ratio(each) for each in found], lambda mean: mean > 1.1)  # fmt: skip
     add("awm without its EMA penalty collapses: diversity, awm minus awm_no_ema", "mean > 0",
-        minus(last("awm", "diversity"), last("awm_no_ema", "diversity")), lambda mean: mean > 0.0)  # fmt: skip
+        minus("awm", "awm_no_ema", last("diversity")), lambda mean: mean > 0.0)  # fmt: skip
     add("awm without its EMA penalty leaves the manifold: ratio, awm_no_ema minus awm", "mean > 0",
-        minus(ratio("awm_no_ema"), ratio("awm")), lambda mean: mean > 0.0)  # fmt: skip
+        minus("awm_no_ema", "awm", ratio), lambda mean: mean > 0.0)  # fmt: skip
     add("nft without negatives collapses: diversity, nft minus nft_no_negative", "mean > 0",
-        minus(last("nft", "diversity"), last("nft_no_negative", "diversity")), lambda mean: mean > 0.0)  # fmt: skip
+        minus("nft", "nft_no_negative", last("diversity")), lambda mean: mean > 0.0)  # fmt: skip
     add("nft without negatives lags: calls to a reward of -0.5, nft_no_negative minus nft", "mean > 0",
-        minus([at_reward(one.curve, "calls") for one in ends.get("nft_no_negative", ())],
-              [at_reward(one.curve, "calls") for one in ends.get("nft", ())]), lambda mean: mean > 0.0)  # fmt: skip
+        minus("nft_no_negative", "nft", lambda each: at_reward(each.curve, "calls")),
+        lambda mean: mean > 0.0)  # fmt: skip
     add("awm(A/5, w_ema = 1) is nft(beta = 1): mean difference of their gold over the curve", "mean < 0.05",
-        [_gap(a.curve, b.curve) for a, b in zip(ends.get("awm", ()), ends.get("nft", ()), strict=False)],
-        lambda mean: mean < 0.05)  # fmt: skip
-    add("rwr stalls: reward at the end, nft minus rwr", "mean > 0", minus(last("nft", "proxy"), last("rwr", "proxy")),
+        paired(ends, "awm", "nft", lambda a, b: _gap(a.curve, b.curve)), lambda mean: mean < 0.05)  # fmt: skip
+    add("rwr stalls: reward at the end, nft minus rwr", "mean > 0", minus("nft", "rwr", last("proxy")),
         lambda mean: mean > 0.0)  # fmt: skip
     add("rwr loses diversity: that at the end over the base's", "mean < 0.6",
         [one.curve[-1]["diversity"] / one.curve[0]["diversity"] for one in ends.get("rwr", ())],
         lambda mean: mean < 0.6)  # fmt: skip
     for other in ("awm", "nft", "flow_grpo"):
         add(f"draft_k is first at the reward's ceiling ({CEILING:g}): calls, {other} minus draft_k", "mean > 0",
-            minus([at_reward(one.curve, "calls", CEILING) for one in ends.get(other, ())],
-                  [at_reward(one.curve, "calls", CEILING) for one in ends.get("draft_k", ())]),
+            minus(other, "draft_k", lambda each: at_reward(each.curve, "calls", CEILING)),
             lambda mean: mean > 0.0)  # fmt: skip
     add("a cap holds draft_k near the manifold: ratio, draft_k minus draft_k_capped", "mean > 0",
-        minus(ratio("draft_k"), ratio("draft_k_capped")), lambda mean: mean > 0.0)  # fmt: skip
+        minus("draft_k", "draft_k_capped", ratio), lambda mean: mean > 0.0)  # fmt: skip
     return made
 
 

@@ -1,7 +1,7 @@
 """The policies of the suite `align-pusht`: cloned from few demonstrations, then aligned on roll-outs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import envs
 from diffpolicy import training
-from diffpolicy.alignment import AlignConfig, Aligner, Decay, Matcher, Model, Objective, Term
+from diffpolicy.alignment import AlignConfig, Aligner, Decay, Model, Objective, Term
 from diffpolicy.alignment.recipes import build_objective, recipe
 from diffpolicy.cli.common import compute_device, dataset_path, load_dataset
 from diffpolicy.cli.config import build
@@ -100,16 +100,11 @@ def align(cfg: DictConfig, task: envs.Task, seed: int, name: str, base: Path) ->
 
 
 def make_objective(name: str, model: Model, rule: StepRule, config: RunConfig) -> Objective[Any]:
-    """Return an objective as any model's, but for the levels of matching errors: all of the sampler's.
-
-    Chunks are made in few steps, and the first of them decides most.
-    """
-    objective = build_objective(name, model, None, rule, config.options)
-    if recipe(name).family != "matching":
-        return objective
-    matcher = Matcher(model.process, model.levels, config.draws)
-    matched: Objective[Any] = replace(objective, matcher=matcher)  # type: ignore[type-var]
-    return matched
+    """Return an objective with the options of its run, and with its draws where it takes matching errors."""
+    options = dict(config.options or {})
+    if recipe(name).family == "matching":
+        options["draws"] = config.draws
+    return build_objective(name, model, None, rule, options)
 
 
 def make_credit(cfg: DictConfig, model: Model) -> Credit:

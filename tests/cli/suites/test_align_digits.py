@@ -16,6 +16,7 @@ from diffpolicy.cli.suites.align_digits_document import (
     network_targets,
     outcome,
     outcomes,
+    paired,
 )
 from diffpolicy.cli.suites.align_digits_page import strip
 from diffpolicy.cli.suites.jobs import Job
@@ -29,10 +30,15 @@ def point(calls: float, gold: float, manifold: float = 2.0, **more: float) -> di
 
 
 def job(
-    folder: Path, name: str, curve: list[dict[str, float]], data: str = "online", same: bool = False
+    folder: Path,
+    name: str,
+    curve: list[dict[str, float]],
+    data: str = "online",
+    same: bool = False,
+    seed: int = 0,
 ) -> Job:
     result = {"curve": curve, "end": "budget", "network_unchanged": same, "pictures": [], "seconds": 1.0}
-    of = {"data": data, "iterations": 10, "online": {"groups": 1, "group_size": 32}}
+    of = {"data": data, "iterations": 10, "online": {"groups": 1, "group_size": 32}, "seed": seed}
     made = Job(name, folder / f"{name}.json", of, lambda: result)
     made.run()
     return made
@@ -64,8 +70,10 @@ def test_the_rate_that_reaches_the_target_most_often_and_soonest_is_chosen(tmp_p
 def test_targets_of_known_runs(tmp_path: Path) -> None:
     start = point(0, 0.1)
     reported = {
-        "awm": [job(tmp_path, f"awm{seed}", [start, point(64, 0.96)]) for seed in range(2)],
-        "flow_grpo_40": [job(tmp_path, f"grpo{seed}", [start, point(192, 0.97)]) for seed in range(2)],
+        "awm": [job(tmp_path, f"awm{seed}", [start, point(64, 0.96)], seed=seed) for seed in range(2)],
+        "flow_grpo_40": [
+            job(tmp_path, f"grpo{seed}", [start, point(192, 0.97)], seed=seed) for seed in range(2)
+        ],
         "find": [job(tmp_path, "find", [start, point(64, 0.5)], same=True)],
         "diffusion_dpo_offline": [job(tmp_path, "dpo", [start, point(0, 0.7)], "pairs")],
         "not_there": [Job("missing", tmp_path / "missing.json", {}, dict)],
@@ -101,6 +109,17 @@ def test_long_runs_are_compared_seed_by_seed(tmp_path: Path) -> None:
     )
     assert found["long: awm over-optimises: manifold distance at the end over the base's"] == (1.5, True)
     assert not [name for name in found if "nft" in name]
+
+
+def test_a_seed_that_failed_in_one_method_is_compared_in_none(tmp_path: Path) -> None:
+    ended = {
+        name: outcomes(
+            [job(tmp_path, f"{name}{seed}", [point(calls * seed, 0.5)], seed=seed) for seed in seeds], WANTED
+        )
+        for name, calls, seeds in (("one", 10.0, (1, 2, 3)), ("other", 1.0, (1, 3)))
+    }
+    found = paired(ended, "one", "other", lambda a, b: a.curve[0]["calls"] - b.curve[0]["calls"])
+    assert found == [9.0, 27.0]
 
 
 def test_values_at_a_reward_are_interpolated() -> None:
