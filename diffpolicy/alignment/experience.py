@@ -260,6 +260,11 @@ class Online(Experience):
             raise ValueError(
                 f"{learner} learns from demonstrations, not from rated samples: give it `Fixed` data, or take RWR"
             )
+        if needs.weights and config.advantages != "softmax":
+            raise ValueError(
+                f"{learner} takes weights of 0 or more as advantages, which {config.advantages!r} does not make: leave "
+                "advantages at 'softmax'"
+            )
         if config.splits and not (needs.path and needs.rewards):
             raise ValueError(
                 "trees are for objectives that take recorded steps and rewards: leave splits empty"

@@ -9,6 +9,8 @@ from diffpolicy.alignment.roles import REFERENCE, TRAIN
 from diffpolicy.alignment.samples import chunks, rows
 from diffpolicy.training.errors import FeedbackError
 
+LOST = "samples are no longer finite. Go back to an earlier checkpoint and lower the learning rate"
+
 
 def manifold_distance(samples: Tensor, real: Tensor, at_once: int = 1024) -> float:
     """Return the mean Euclidean distance of samples (N, *S) to the nearest of real ones (M, *S).
@@ -69,6 +71,12 @@ def reference_distance(
     return _finite(total / matcher.draws, "the distance to the reference")
 
 
+def require_finite(samples: Tensor) -> None:
+    """Raise FeedbackError if samples (N, *S) are not all finite numbers."""
+    if not torch.isfinite(samples).all():
+        raise FeedbackError(LOST)
+
+
 def _distances(one: Tensor, other: Tensor) -> Tensor:
     """Return the distances (N, M) of points (N, D) and (M, D)."""
     return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
@@ -76,8 +84,5 @@ def _distances(one: Tensor, other: Tensor) -> Tensor:
 
 def _finite(value: float, name: str) -> float:
     if value != value or value in (float("inf"), float("-inf")):
-        raise FeedbackError(
-            f"{name} is {value}: samples are no longer finite. Go back to an earlier checkpoint and lower the "
-            "learning rate"
-        )
+        raise FeedbackError(f"{name} is {value}: {LOST}")
     return value

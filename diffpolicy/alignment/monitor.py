@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from diffpolicy.alignment.matching import Matcher
-from diffpolicy.alignment.measures import diversity, manifold_distance, reference_distance
+from diffpolicy.alignment.measures import (
+    diversity,
+    manifold_distance,
+    reference_distance,
+    require_finite,
+)
 from diffpolicy.alignment.model import Model
 from diffpolicy.alignment.objective import StartPolicy
 from diffpolicy.alignment.pictures import are_images, before_after, encode
@@ -128,6 +133,7 @@ class Monitor:
         for index in chunks(len(prompts), self.at_once):
             part = select(asked, index)
             clean = self._sampler.sample(self.model.roles[name], part.condition, part.noise)
+            require_finite(clean)  # rewards may fail on others as they like
             decoded = self.model.decode(clean)
             golden = decoded.new_zeros(len(clean))
             if self.gold is not None:

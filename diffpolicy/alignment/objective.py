@@ -25,7 +25,8 @@ class Needs(NamedTuple):
     `pairs` asks for `Pairs`, `rewards` for `Rated` samples, `prompts` for `Prompted`, none of them for a plain
     `Rollout`; `path` for recorded denoising steps. `guided` takes predictions with the guidance of the rollout, as
     likelihoods of its steps must; matching errors are those of the denoiser itself. `frozen` leaves the denoiser as it
-    is, so that only the objective's own modules learn. `ratings` is how often an answer to a prompt is rated.
+    is, so that only the objective's own modules learn. `weights` wants advantages of 0 or more, as those of
+    `softmax_weights` are. `ratings` is how often an answer to a prompt is rated.
     """
 
     path: bool = False
@@ -38,6 +39,7 @@ class Needs(NamedTuple):
     differentiable_reward: bool = False
     guided: bool = False
     frozen: bool = False
+    weights: bool = False
     ratings: int = 1
 
 

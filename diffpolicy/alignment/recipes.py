@@ -99,6 +99,8 @@ def beside(name: str) -> tuple[str, ...]:
     """
     if name == "dpok":
         return (VALUE_OPTION,)
+    if name == "diffusion_dpo":
+        return ("draws",)  # winner and loser always share level and noise
     return MATCHING_OPTIONS if recipe(name).family == "matching" else ()
 
 

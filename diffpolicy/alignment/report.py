@@ -120,7 +120,7 @@ def _summary(looks: Sequence[Look], stop: str | None, best: str) -> str:
 def _charts(looks: Sequence[Look], rule: StopRule, curves: dict[str, tuple[list[int], list[float]]]) -> str:
     calls = curves.get("reward_calls")
     along = "reward calls" if calls else "updates"
-    xs = [_at(calls, look.step) if calls else float(look.step) for look in looks]
+    xs = [value_at(calls, look.step) if calls else float(look.step) for look in looks]
     far = [look.reference_distance**0.5 for look in looks]
     limits = {"reported": rule.manifold_warning, "stops": rule.manifold}
     near = {name: level for name, level in limits.items() if level is not None}
@@ -201,7 +201,7 @@ def _first(base: dict[str, float | None]) -> Look:
     return Look(0, base["proxy"] or 0.0, base["gold"], 0.0, manifold, 1.0)
 
 
-def _at(curve: tuple[list[int], list[float]], step: int) -> float:
+def value_at(curve: tuple[list[int], list[float]], step: int) -> float:
     """Return the newest value of a curve at a step; 0 before the first."""
     place = bisect_right(curve[0], step)
     return curve[1][place - 1] if place and step else 0.0

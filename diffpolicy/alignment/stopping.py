@@ -38,7 +38,8 @@ class StopRule:
     `manifold` and `diversity` are ratios to the base; beyond `manifold_warning` a checkpoint is reported, and never
     preferred to one within. `gold_fall` and `divergence` are falls of gold from its best, in standard deviations of the
     base's gold, that have lasted `patience` looks; the second counts while the proxy is above what it was at that best
-    (Gao et al. 2023, figure 1). `reference_distance` is in what the process predicts, squared.
+    (Gao et al. 2023, figure 1). Neither counts where gold is the same for all samples of the base: any fall would be
+    infinitely many deviations. `reference_distance` is in what the process predicts, squared.
     """
 
     manifold_warning: float = 1.1
@@ -90,7 +91,7 @@ class StopRule:
 
     def _gold_reason(self, looks: Sequence[Look], deviation: float) -> str | None:
         known = [(look, look.gold) for look in looks if look.gold is not None]
-        if len(known) <= self.patience:
+        if len(known) <= self.patience or not deviation > 0.0:
             return None
         best, highest = max(known, key=lambda each: each[1])
         recent = known[-self.patience :]

@@ -23,7 +23,8 @@ class EpisodesConfig:
 
     `executed` actions of a chunk are executed, None for the policy's own horizon. An episode's reward is the best
     reward of a step, or whether any step was a success. With `until_best` decisions after the one that reached the best
-    score are left out, for `GroupCredit`, which pays all decisions alike; a value sees what they were worth.
+    score are left out, see `counted`, for `GroupCredit`, which pays all decisions alike; a value sees what they were
+    worth.
     `temperature` makes weights of advantages, for RWR. `rule` is that of recorded paths; its `minimum_std` is in
     normalised action units, and what remains of it is executed.
     """
@@ -43,6 +44,10 @@ class EpisodesConfig:
                 "a roll-out has one or more groups, episodes in each and decisions in those, got "
                 f"{self.groups}, {self.group_size} and {self.decisions}"
             )
+        if self.executed is not None and self.executed < 1:
+            raise ValueError(
+                f"a decision executes one action or more, or None for the policy's own, got executed={self.executed}"
+            )
 
 
 class Episodes(Experience):
@@ -60,12 +65,20 @@ class Episodes(Experience):
         config: EpisodesConfig | None = None,
         credit: Credit | None = None,
     ) -> None:
-        """Raise PolicyError for objectives that decisions cannot serve, or another number of environments."""
+        """Raise PolicyError for objectives that decisions cannot serve, or another number of environments.
+
+        Objectives that take weights want a `temperature`.
+        """
         needs, config = objective.needs, config or EpisodesConfig()
         if not needs.rewards or needs.prompts or needs.pairs or objective.start is not None:
             raise PolicyError(
                 f"{type(objective).__name__} cannot learn from episodes, which are rated decisions: take an objective "
                 "of rated samples"
+            )
+        if needs.weights and config.temperature is None:
+            raise PolicyError(
+                f"{type(objective).__name__} takes weights of 0 or more as advantages: give the temperature of their "
+                "softmax (online.advantages=softmax)"
             )
         if vector.num_envs != config.groups * config.group_size:
             raise PolicyError(
@@ -74,7 +87,8 @@ class Episodes(Experience):
             )
         self.model, self.vector, self.needs, self.config = model, vector, needs, config
         self.credit = credit or GroupCredit()
-        executed = config.executed or chunk_model(model.roles).execution_horizon
+        own = chunk_model(model.roles).execution_horizon
+        executed = own if config.executed is None else config.executed
         rule = config.rule if needs.path else None
         self.player = Player(model, executed, config.decisions, config.score, rule)
         self._steps = 0
@@ -93,7 +107,7 @@ class Episodes(Experience):
         self._steps += played.steps
         group = torch.arange(config.groups, device=device).repeat_interleave(config.group_size)
         advantages, logs = self.credit.advantages(played, group, generator)
-        kept = counted(played) if config.until_best else played.running
+        kept = counted(played, config.score) if config.until_best else played.running
         batch = rated(played, advantages, group, kept, self.player.mask)
         if config.temperature is not None:
             batch = batch._replace(advantages=softmax_weights(batch.advantages, config.temperature))
@@ -116,10 +130,14 @@ class Episodes(Experience):
         self.credit.load_state(state["credit"])
 
 
-def counted(played: Decisions) -> Tensor:
-    """Return the decisions (T, n) bool up to the one that reached the episode's best score, that one included."""
+def counted(played: Decisions, score: Score) -> Tensor:
+    """Return the decisions (T, n) bool up to the one that reached the episode's best score, that one included.
+
+    Of an episode without success, where that is the score, all count: it reached nothing, and each had its chance.
+    """
     before = torch.cat([torch.full_like(played.score[:1], -torch.inf), played.score[:-1]])
-    return played.running & (before < played.score[-1])
+    nothing = 0.0 if score == "success" else -torch.inf
+    return played.running & ((before < played.score[-1]) | (played.score[-1] <= nothing))
 
 
 def rated(played: Decisions, advantages: Tensor, group: Tensor, kept: Tensor, mask: Tensor) -> Rated:

@@ -119,7 +119,7 @@ def test_ratios_compare_with_what_the_roll_out_was_started_from() -> None:
     logs = only(objective, batch).logs
     assert logs["ratio"] == pytest.approx(torch.tensor(0.5).exp().item())
     assert logs["clipped"] == 1.0
-    with pytest.raises(TrainingError, match="not made by this objective"):
+    with pytest.raises(TrainingError, match="`begin` was not called"):
         objective.check(batch, {})
 
 

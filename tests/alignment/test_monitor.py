@@ -141,6 +141,26 @@ def test_gold_that_falls_for_long_stops_whatever_the_reward_does() -> None:
     assert StopRule(patience=2, gold_fall=None).reason(seen, 1.0) is None
 
 
+def test_gold_that_the_base_never_earned_stops_nothing() -> None:
+    """A binary judge that no sample of the base satisfied has no deviation to measure falls in."""
+    seen = looks((0.0, 0.0), (1.0, 0.90), (2.0, 0.89), (3.0, 0.89), (4.0, 0.89))
+    assert StopRule().reason(seen, 0.0) is None
+
+
+def test_samples_that_are_not_finite_are_told_before_they_are_rated(tmp_path: Path) -> None:
+    class Picky(Reward):
+        def __call__(self, samples: Tensor, labels: Sequence[Any]) -> Rewards:
+            if not torch.isfinite(samples).all():
+                raise ValueError("Input X contains NaN")
+            return Rewards(samples.mean((1, 2, 3)))
+
+    made = model()
+    watch = monitor(made, gold=Picky())
+    shift(made, float("nan"))
+    with pytest.raises(training.FeedbackError, match="no longer finite"):
+        watch(tmp_path / "checkpoints" / "step-00000002")
+
+
 def test_limits_that_are_off_stop_nothing() -> None:
     assert OFF.reason([Look(1, 9.0, -9.0, 9.0, 9.0, 0.0)] * 9, 1.0) is None
     reason = StopRule(reference_distance=1.0).reason([Look(1, 0.0, None, 2.0, None, None)], 0.0)

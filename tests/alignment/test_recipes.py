@@ -1,5 +1,6 @@
 """Objectives by name: every one builds, what cannot be meant is refused, and the shipped configs are the recipes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from diffpolicy.alignment import (
     Reward,
     Rewards,
     Rollout,
+    inner_levels,
 )
 from diffpolicy.alignment.recipes import (
     RECIPES,
@@ -82,6 +84,7 @@ def test_options_reach_the_config_and_the_matcher(model: Model) -> None:
     assert objective.config.beta == 0.5
     assert (objective.matcher.draws, objective.matcher.coupled) == (2, True)
     assert options_of("rwr") == ("draws", "coupled")
+    assert options_of("diffusion_dpo") == ("beta", "draws")  # comparisons are always coupled
     assert config_of("rwr") is None
 
 
@@ -101,6 +104,18 @@ def test_what_cannot_be_meant_is_refused_with_the_nearest(model: Model) -> None:
         build_objective("nft", model, options={"bta": 1.0})
     with pytest.raises(RecipeError, match="calls a reward itself"):
         build_objective("draft_k", model)
+
+
+def test_levels_of_matching_errors_are_the_inner_ones_or_those_of_the_model(model: Model) -> None:
+    assert build_objective("nft", model).matcher.levels == inner_levels(model.levels)  # type: ignore[attr-defined]
+    chosen = replace(model, matched=(19, 9))
+    assert build_objective("nft", chosen).matcher.levels == (19, 9)  # type: ignore[attr-defined]
+
+
+def test_weights_are_those_of_softmax(model: Model) -> None:
+    objective = build_objective("rwr", model)
+    with pytest.raises(ValueError, match="leave advantages at 'softmax'"):
+        build_experience(model, Sum(), objective, online_config("rwr", advantages="global"))
 
 
 def test_data_goes_to_those_that_learn_from_it(model: Model) -> None:

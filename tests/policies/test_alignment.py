@@ -15,6 +15,7 @@ from diffpolicy.alignment import AlignConfig, Aligner, Decay, Fixed, Matcher, Mo
 from diffpolicy.alignment.objectives import AWM, NFT, RWR, SFT, AWMConfig
 from diffpolicy.alignment.objectives.ddpo import DDPO, DDPOConfig
 from diffpolicy.alignment.objectives.flow_grpo import FlowGRPO, FlowGRPOConfig
+from diffpolicy.alignment.recipes import build_objective
 from diffpolicy.data import OfflineDataset
 from diffpolicy.diffusion import StepRule
 from diffpolicy.policies import ChunkModel, DiffusionConfig, DiffusionLearner, PolicyError, load_policy
@@ -136,7 +137,25 @@ def test_what_came_after_the_best_score_is_not_paid_for() -> None:
     rows = played(
         [[0.1, 0.5, 0.5], [0.1, 0.2, 0.9], [1.0, 1.0, 1.0]], [[True] * 3, [True] * 3, [True, False, False]]
     )
-    assert counted(rows).T.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
+    assert counted(rows, "best_reward").T.tolist() == [[True, True, False], [True] * 3, [True, False, False]]
+
+
+def test_all_decisions_of_a_failure_count() -> None:
+    rows = played([[0.0, 1.0, 1.0], [0.0] * 3, [0.0] * 3], [[True] * 3, [True] * 3, [True, True, False]])
+    kept = [[True, True, False], [True] * 3, [True, True, False]]
+    assert counted(rows, "success").T.tolist() == kept
+    assert counted(rows, "best_reward").T.tolist() == [kept[0], [True, False, False], [True, False, False]]
+
+
+def test_matching_errors_of_chunks_are_taken_at_all_levels(model: Model) -> None:
+    assert build_objective("nft", model).matcher.levels == model.levels  # type: ignore[attr-defined]
+
+
+def test_roll_outs_without_weights_or_actions_are_refused(model: Model) -> None:
+    with pytest.raises(PolicyError, match=r"online\.advantages=softmax"):
+        episodes(model, RWR(matcher(model)))
+    with pytest.raises(ValueError, match="executed=0"):
+        EpisodesConfig(executed=0)
 
 
 def test_generalised_advantages_are_those_of_increases_of_the_score() -> None:

@@ -150,14 +150,17 @@ class FIND(Objective[Rated]):
         yield Part(-config.reward_weight * gain + config.kl_weight * kl + calibration, logs)
 
     def check(self, batch: Rated, roles: Roles) -> None:
-        """Refuse to start unless the roll-out was made by `start`, so that its likelihood ratios are 1."""
+        """Refuse to start unless `begin` remembered the present distribution, so that likelihood ratios are 1.
+
+        Whether samples were started from it cannot be told: any start has a likelihood.
+        """
         with torch.no_grad():
             mean, std = self.now(batch.rollout.condition, _prompt(batch.rollout))
             ratio = self._ratio(batch.rollout, StepDistribution(mean, std))
         if not torch.allclose(ratio, torch.ones_like(ratio), atol=1e-4):
             raise TrainingError(
-                f"before the first update the ratio of likelihoods is {ratio.mean().item():.4g} and not 1: the "
-                "roll-out was not made by this objective's `start`"
+                f"before the first update the ratio of likelihoods is {ratio.mean().item():.4g} and not 1: this "
+                "objective's `begin` was not called before the roll-out was made"
             )
 
     def _ratio(self, rollout: Rollout, now: StepDistribution) -> Tensor:

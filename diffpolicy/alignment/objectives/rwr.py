@@ -22,8 +22,8 @@ class RWR(Objective[Rated]):
 
     @property
     def needs(self) -> Needs:
-        """Rated samples."""
-        return Needs(rewards=True)
+        """Rated samples, their advantages weights."""
+        return Needs(rewards=True, weights=True)
 
     def parts(self, batch: Rated, roles: Roles, generator: torch.Generator) -> Iterator[Part]:
         """Yield the mean weighted matching error of each draw; logs the error and the effective share of the samples.
