@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from diffpolicy.data import OfflineDataset
+from world_models.errors import WorldModelError
 from world_models.fidelity import (
     Heads,
     OpenLoop,
     action_following,
     calibration,
+    explained,
     heads,
+    longest,
     open_loop,
     rank_correlation,
     starts_of,
@@ -81,7 +84,10 @@ class Assessment(NamedTuple):
             ],
             "heads": {name: _plain(value) for name, value in self.heads._asdict().items()},
             "action_following": _plain(self.following),
-            "calibration": {"uncertainty": self.bins[0].tolist(), "error": self.bins[1].tolist()},
+            "calibration": {
+                name: [_plain(value) for value in values]
+                for name, values in zip(("uncertainty", "error"), self.bins.tolist(), strict=True)
+            },
             "starts": self.found.errors.shape[1],
         }
 
@@ -102,9 +108,10 @@ def assess(
     """
     device = model.mean.device
     windows = Windows(dataset, model.config.history, device)
-    longest = int(dataset.episode_lengths.max())
-    asked = [steps for steps in sorted(horizons) if steps <= longest] or list(horizons)
-    begun = starts_of(dataset, max(asked), starts, seed).to(device)
+    wanted = checked_horizons(horizons)
+    reached = longest(dataset, wanted[-1])
+    asked = [steps for steps in wanted if steps <= reached] or wanted
+    begun = starts_of(dataset, asked[-1], starts, seed).to(device)
     found = open_loop(model, windows, begun, asked, seed)
     index = starts_of(dataset, 1, 10 * starts, seed).to(device)
     middle = len(asked) // 2
@@ -116,12 +123,13 @@ def assess(
     )
 
 
-def explained(predicted: Tensor, true: Tensor) -> float:
-    """Return the share of the variance of `true` (S,) that `predicted` explains, NaN where it does not vary."""
-    variance = true.var(correction=0)
-    if variance < 1e-12:
-        return math.nan
-    return 1.0 - ((predicted - true).square().mean() / variance).item()
+def checked_horizons(horizons: Sequence[int]) -> list[int]:
+    """Return the horizons, ascending, each once; WorldModelError unless there is one and all are 1 or more."""
+    if not horizons or min(horizons) < 1:
+        raise WorldModelError(
+            f"horizons are one or more numbers of steps, each 1 or more, got {list(horizons)}"
+        )
+    return sorted(set(horizons))
 
 
 def _plain(value: float) -> float | None:

@@ -1,5 +1,7 @@
 """What decides how a world model of states is made and trained."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -7,6 +9,13 @@ from world_models.errors import WorldModelError
 
 Kind = Literal["diffusion", "deterministic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def check_unsigned(config: object, names: Sequence[str]) -> None:
+    """Raise WorldModelError unless the options `names` of `config` are finite and 0 or more."""
+    for name in names:
+        if not 0.0 <= getattr(config, name) < math.inf:
+            raise WorldModelError(f"world_model.{name} is a number of 0 or more, got {getattr(config, name)}")
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,10 @@ class DiffusionSteps:
     rho: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0.0 < self.sigma_min < self.sigma_max or not self.std > 0.0:
+        if self.steps < 1 or not 0.0 < self.sigma_min < self.sigma_max < math.inf:
             raise WorldModelError(f"diffusion needs a step and 0 < sigma_min < sigma_max, got {self}")
+        if not math.isfinite(self.mean) or not all(0.0 < each < math.inf for each in (self.std, self.rho)):
+            raise WorldModelError(f"diffusion needs a finite mean, and std and rho above 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -58,10 +69,19 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise WorldModelError(f"a world model is one of {', '.join(KINDS)}, not {self.kind!r}")
-        if min(self.members, self.history, self.updates, self.batch) < 1 or self.two_hot_bins in (1,):
+        if min(self.members, self.history, self.updates, self.batch) < 1 or (
+            self.two_hot_bins != 0 and self.two_hot_bins < 2
+        ):
             raise WorldModelError(
                 "a world model has one or more members, observations of history, updates and samples in a batch, and "
                 f"no or at least two bins, got {self}"
             )
-        if any(len(pair) != 2 for pair in self.relative):
-            raise WorldModelError(f"relative columns come in pairs, got {self.relative}")
+        if min([*self.hidden, *self.head_hidden], default=1) < 1:
+            raise WorldModelError(
+                f"hidden and head_hidden are widths of 1 or more, got {self.hidden} and {self.head_hidden}"
+            )
+        if any(len(pair) != 2 or min(pair) < 0 for pair in self.relative):
+            raise WorldModelError(f"relative columns come in pairs, counted from 0, got {self.relative}")
+        if not 0.0 < self.relative_scale < math.inf:
+            raise WorldModelError(f"relative_scale divides and is above 0, got {self.relative_scale}")
+        check_unsigned(self, ("history_noise", "learning_rate", "weight_decay", "average_decay"))

@@ -1,5 +1,6 @@
 """How true a world model is to held-out episodes: open-loop errors, heads, uncertainty, and whether it listens."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from diffpolicy.data import OfflineDataset
 from world_models.errors import WorldModelError
 from world_models.state import StateWorldModel
-from world_models.windows import Window, Windows, advance
+from world_models.windows import Window, Windows, advance, known_steps_left
 
 
 class OpenLoop(NamedTuple):
@@ -32,8 +33,8 @@ class OpenLoop(NamedTuple):
 class Heads(NamedTuple):
     """How well the heads know outcomes from real transitions.
 
-    `reward_r2` is 1 less the share of variance unexplained; recall and precision are of costs above 0 and of
-    terminations at a threshold of one half, NaN where there are none.
+    `reward_r2` is 1 less the share of variance unexplained, NaN where rewards do not vary; recall and precision are of
+    costs above 0 and of terminations at a threshold of one half, NaN where there are none.
     """
 
     reward_r2: float
@@ -49,8 +50,8 @@ def hold_out(dataset: OfflineDataset, share: float, seed: int) -> Tensor:
     Raises:
         WorldModelError: if no episode would be left to learn from, or the share is not between 0 and 1.
     """
-    count = max(1, round(share * dataset.num_episodes))
-    if not 0.0 < share < 1.0 or count >= dataset.num_episodes:
+    count = max(1, round(share * dataset.num_episodes)) if 0.0 < share < 1.0 else dataset.num_episodes
+    if count >= dataset.num_episodes:
         raise WorldModelError(
             f"a share of {share:g} of {dataset.num_episodes} episodes cannot be held out: it takes a share between 0 "
             "and 1, and two episodes or more"
@@ -60,19 +61,32 @@ def hold_out(dataset: OfflineDataset, share: float, seed: int) -> Tensor:
 
 
 def starts_of(dataset: OfflineDataset, steps: int, count: int, seed: int) -> Tensor:
-    """Return up to `count` transitions (S,) int64 that `steps` more follow in their episode, drawn at random.
+    """Return up to `count` transitions (S,) int64 from which `steps` (1 or more) are known, drawn at random.
 
     Raises:
         WorldModelError: if no episode is that long.
     """
-    left = dataset.episode_ends.repeat_interleave(dataset.episode_lengths) - torch.arange(
-        dataset.num_transitions
-    )
-    possible = (left >= steps).nonzero().flatten()
+    possible = (known_steps_left(dataset) >= steps).nonzero().flatten()
     if not len(possible):
-        raise WorldModelError(f"no held-out episode has {steps} steps: choose a shorter horizon")
+        raise WorldModelError(
+            f"no held-out episode has {steps} steps whose next observations are known: choose a shorter horizon"
+        )
     order = torch.randperm(len(possible), generator=torch.Generator().manual_seed(seed))
     return possible[order[:count]]
+
+
+def longest(dataset: OfflineDataset, steps: int) -> int:
+    """Return `steps`, or the most that are known of any episode if those are fewer.
+
+    Raises:
+        WorldModelError: if of none there is a step.
+    """
+    known = int(known_steps_left(dataset).max())
+    if known < 1:
+        raise WorldModelError(
+            "the held-out episodes are of one transition, and what came of it was not kept: nothing can be judged"
+        )
+    return min(steps, known)
 
 
 @torch.no_grad()
@@ -113,11 +127,8 @@ def heads(model: StateWorldModel, windows: Windows, index: Tensor) -> Heads:
     rewards, costs, terminations = (
         each.mean(0) for each in model.outcomes(features, change.expand(model.members, *change.shape))
     )
-    unexplained = (rewards - outcome.rewards).square().mean() / outcome.rewards.var(correction=0).clamp(
-        min=1e-12
-    )
     return Heads(
-        1.0 - unexplained.item(),
+        explained(rewards, outcome.rewards),
         *_recall_and_precision(costs, outcome.costs),
         *_recall_and_precision(terminations, outcome.terminations),
     )
@@ -140,8 +151,18 @@ def action_following(model: StateWorldModel, windows: Windows, index: Tensor, se
     return (other.square().mean() / real.square().mean()).sqrt().item()
 
 
+def explained(predicted: Tensor, true: Tensor) -> float:
+    """Return the share of the variance of `true` (S,) that `predicted` explains, NaN where it does not vary."""
+    variance = true.var(correction=0)
+    if variance < 1e-12 or (true == true[0]).all():  # of equal numbers rounding leaves a variance
+        return math.nan
+    return 1.0 - ((predicted - true).square().mean() / variance).item()
+
+
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Return Spearman's correlation of two lists of numbers (S,)."""
+    """Return Spearman's correlation of two lists of numbers (S,), NaN where one of them does not vary."""
+    if any((each == each[0]).all() for each in (one, other)):
+        return math.nan
     ranks = torch.stack([each.argsort().argsort().double() for each in (one, other)])
     return torch.corrcoef(ranks)[0, 1].item()
 

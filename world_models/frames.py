@@ -101,6 +101,15 @@ class FrameWindows:
         """Whether `steps` more pictures of its episode follow some transition."""
         return bool((self._left >= steps).any())
 
+    def longest(self, steps: int) -> int:
+        """Return `steps`, or the most pictures that follow any transition in its episode if those are fewer.
+
+        Raises:
+            WorldModelError: if no episode shows two pictures.
+        """
+        self.followed(1)
+        return min(steps, int(self._left.max()))
+
     def followed(self, steps: int) -> Tensor:
         """Return the transitions (M,) int64 after which `steps` more pictures of their episode are there.
 

@@ -43,7 +43,8 @@ class WorldModelLearner(AveragedLearner[StateWorldModel]):
         """Make update number `step` (from 0)."""
         config = self.config
         shape, device = (config.members, config.batch), self.generator.device
-        index = torch.randint(len(self.windows), shape, generator=self.generator, device=device)
+        known = self.windows.known
+        index = known[torch.randint(len(known), shape, generator=self.generator, device=device)]
         window, outcome = self.windows.window(index.flatten()), self.windows.outcome(index.flatten())
         window = Window(*(each.reshape(*shape, *each.shape[1:]) for each in window))
         outcome = Outcome(*(each.reshape(*shape, *each.shape[1:]) for each in outcome))
@@ -64,7 +65,7 @@ class WorldModelLearner(AveragedLearner[StateWorldModel]):
             "observation_size": self.average.observation_size,
             "action_size": self.average.action_size,
             "parameters": sum(parameter.numel() for parameter in self.average.parameters()),
-            "transitions": len(self.windows),
+            "transitions": len(self.windows.known),
             **self.description,
         }
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from world_models.assessment import checked_horizons
 from world_models.frames import FrameWindows
 from world_models.pixel import PixelWorldModel
 from world_models.pixel_fidelity import (
@@ -111,8 +112,9 @@ def assess_pixels(
     Raises:
         WorldModelError: if no episode reaches any horizon.
     """
-    asked = [steps for steps in sorted(horizons) if windows.reaches(steps)] or list(horizons)
-    begun = drawn(windows, max(asked), starts, seed)
+    wanted = checked_horizons(horizons)
+    asked = [steps for steps in wanted if windows.reaches(steps)] or wanted
+    begun = drawn(windows, asked[-1], starts, seed)
     parts = [pixel_open_loop(model, windows, part, asked, seed) for part in torch.split(begun, TOGETHER)]
     tables = zip(*(part[1:] for part in parts), strict=True)
     found = PixelOpenLoop(tuple(asked), *(torch.cat(table, dim=1) for table in tables))

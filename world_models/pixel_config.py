@@ -1,7 +1,9 @@
 """What decides how a world model of pixels is made and trained."""
 
+import math
 from dataclasses import dataclass, field
 
+from world_models.config import check_unsigned
 from world_models.errors import WorldModelError
 from world_models.unet2d import SIZES
 
@@ -31,14 +33,19 @@ class PixelNoise:
     def __post_init__(self) -> None:
         if (
             self.steps < 2
-            or not 0.0 < self.sigma_min < self.sigma_max
+            or not 0.0 < self.sigma_min < self.sigma_max < math.inf
             or not 0.0 < self.lowest < self.highest
         ):
             raise WorldModelError(
                 f"noise needs two steps or more, sigma_min < sigma_max and lowest < highest, above 0, got {self}"
             )
-        if not self.std > 0.0 or not self.data > 0.0 or self.offset < 0.0:
-            raise WorldModelError(f"noise needs std and data above 0 and an offset of 0 or more, got {self}")
+        above = (self.std, self.data, self.rho)
+        if not all(0.0 < each < math.inf for each in above) or not 0.0 <= self.offset < math.inf:
+            raise WorldModelError(
+                f"noise needs std, data and rho above 0 and an offset of 0 or more, got {self}"
+            )
+        if not math.isfinite(self.mean):
+            raise WorldModelError(f"noise has a finite mean, got {self}")
 
 
 @dataclass(frozen=True)
@@ -105,3 +112,8 @@ class PixelConfig:
                 "a world model of pixels has one or more frames of history, tasks, updates, samples in a batch, "
                 f"predictions in a row and updates to warm up, and at least two bins, got {self}"
             )
+        check_unsigned(self, ("learning_rate", "weight_decay", "average_decay"))
+        if not self.clip > 0.0:
+            raise WorldModelError(f"gradients are clipped at a norm above 0, got clip={self.clip}")
+        if math.isnan(self.success_reward):
+            raise WorldModelError("no reward reaches success_reward=nan: name a number")

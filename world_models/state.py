@@ -54,6 +54,12 @@ class StateWorldModel(nn.Module):
         self, config: WorldModelConfig, observation_size: int, action_size: int, generator: torch.Generator
     ) -> None:
         super().__init__()
+        beyond = [column for pair in config.relative for column in pair if column >= observation_size]
+        if beyond:
+            raise WorldModelError(
+                f"world_model.relative names column {beyond[0]}, but observations have columns 0 to "
+                f"{observation_size - 1}"
+            )
         self.config, self.observation_size, self.action_size = config, observation_size, action_size
         shown = action_size * (config.two_hot_bins or 1)
         features = config.history * (observation_size + shown) + len(config.relative)
@@ -96,14 +102,18 @@ class StateWorldModel(nn.Module):
         return self.moving * (self.source < 0)
 
     def fit(self, windows: Windows) -> None:
-        """Take means, deviations and ranges from the transitions of a dataset.
+        """Take means, deviations and ranges from the transitions of a dataset whose next observation is known.
 
         Raises:
-            WorldModelError: if something in it is not finite.
+            WorldModelError: if something in it is not finite, or no next observation is known.
         """
-        index = torch.arange(len(windows), device=windows.actions.device)
-        now, outcome = windows.observations[windows.rows], windows.outcome(index)
-        for name, values in (("observations", outcome.next_observations), ("actions", windows.actions)):
+        if not len(windows.known):
+            raise WorldModelError(
+                "the data show no step: their episodes are of one transition, and what came of it was not kept"
+            )
+        now, outcome = windows.observations[windows.rows[windows.known]], windows.outcome(windows.known)
+        seen = {"observations": windows.observations, "actions": windows.actions}
+        for name, values in (seen | {"rewards": outcome.rewards, "costs": outcome.costs}).items():
             if not values.isfinite().all():
                 raise WorldModelError(
                     f"{name} of the data hold NaN or infinity; `diffpolicy data check` says where"

@@ -38,7 +38,8 @@ class Outcome(NamedTuple):
 class Windows:
     """The windows of every transition of a dataset, on a device.
 
-    Before the beginning of an episode the first observation is repeated and actions are zero.
+    Before the beginning of an episode the first observation is repeated and actions are zero. `known` (M,) int64 are
+    the transitions whose next observation is in the data: all, or all but the last of each episode.
     """
 
     def __init__(self, dataset: OfflineDataset, history: int, device: torch.device | str = "cpu") -> None:
@@ -51,6 +52,7 @@ class Windows:
         )
         starts = dataset.episode_starts.repeat_interleave(dataset.episode_lengths)
         self._begun = (torch.arange(dataset.num_transitions) - starts).to(device)
+        self.known = (known_steps_left(dataset) > 0).nonzero().flatten().to(device)
 
     def __len__(self) -> int:
         """How many transitions there are."""
@@ -67,8 +69,17 @@ class Windows:
         )
 
     def outcome(self, index: Tensor) -> Outcome:
-        """Return what followed transitions `index` (B,)."""
+        """Return what followed transitions `index` (B,), which are some of `known`."""
         return Outcome(self.observations[self.rows[index] + 1], *self._outcomes[index].unbind(1))
+
+
+def known_steps_left(dataset: OfflineDataset) -> Tensor:
+    """Return how many steps of its episode whose next observation is known follow from each transition on, (N,) int64.
+
+    A copy in place of a final observation that nobody kept would say that nothing moved in the last step.
+    """
+    ends = dataset.episode_ends if dataset.final_observations_known else dataset.episode_ends - 1
+    return ends.repeat_interleave(dataset.episode_lengths) - torch.arange(dataset.num_transitions)
 
 
 def advance(window: W, next_observations: Tensor, next_actions: Tensor) -> W:

@@ -39,8 +39,9 @@ class FilmConfig:
     frames_per_second: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.starts < 0 or self.steps < 1 or not self.frames_per_second > 0.0:
-            raise ConfigError("film needs starts >= 0, steps >= 1 and frames_per_second > 0")
+        # GIF counts the time of a frame in hundredths of a second, in two bytes.
+        if self.starts < 0 or self.steps < 1 or not 0.01 <= self.frames_per_second <= 100.0:
+            raise ConfigError("film needs starts >= 0, steps >= 1 and frames_per_second from 0.01 to 100")
 
 
 class Film(NamedTuple):
@@ -79,7 +80,7 @@ class Film(NamedTuple):
 @torch.no_grad()
 def film_pixels(model: PixelWorldModel, windows: FrameWindows, config: FilmConfig) -> Film:
     """Return what a model of pixels imagines under the real actions, from the same moments every time."""
-    steps = max(count for count in range(1, config.steps + 1) if windows.reaches(count))
+    steps = windows.longest(config.steps)
     starts = drawn(windows, steps, config.starts, seed=0)
     window, generator = windows.window(starts), torch.Generator(starts.device).manual_seed(0)
     imagined = [window.observations[:, -1]]

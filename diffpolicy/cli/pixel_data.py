@@ -32,10 +32,10 @@ class PlayConfig:
     seed: int = 1000
 
     def __post_init__(self) -> None:
-        if min(self.episodes, self.judged) < 0 or min(self.horizon, self.longest_hold) < 1:
+        if min(self.episodes, self.judged, self.seed) < 0 or min(self.horizon, self.longest_hold) < 1:
             raise ConfigError(
-                "play needs episodes >= 0 and judged >= 0, horizon >= 1 and longest_hold >= 1, got "
-                f"episodes={self.episodes} judged={self.judged} horizon={self.horizon} "
+                "play needs episodes >= 0, judged >= 0 and seed >= 0, horizon >= 1 and longest_hold >= 1, got "
+                f"episodes={self.episodes} judged={self.judged} seed={self.seed} horizon={self.horizon} "
                 f"longest_hold={self.longest_hold}"
             )
 
@@ -47,6 +47,8 @@ def with_camera(task: envs.Task, path: Path, camera: str) -> data.OfflineDataset
 
 def play(task: envs.Task, config: PlayConfig, episodes: int, seed: int, camera: str) -> data.OfflineDataset:
     """Play `episodes` (at least one) of random actions and return them with their pictures, in memory.
+
+    Where a task's score is success, rewards are 1 while it lasts and else 0.
 
     Raises:
         ConfigError: if the task shows no pictures of that camera.
@@ -66,7 +68,9 @@ def play(task: envs.Task, config: PlayConfig, episodes: int, seed: int, camera: 
                 pictures.append(_picture(task, info, camera))
                 action = behaviour.act(observation, rng)
                 observation, reward, terminated, truncated, info = environment.step(action)
-                recorder.step(0, action, float(reward), float(info["cost"]), observation)
+                # As in what `diffpolicy collect` records: the reward is success where success is the task's score.
+                earned = info.get("success", False) if task.score == "success" else reward
+                recorder.step(0, action, float(earned), float(info["cost"]), observation)
                 ended = terminated or truncated or recorder.steps - begun >= horizon
             recorder.finish(0, terminated=bool(terminated), behaviour=0)
     finally:

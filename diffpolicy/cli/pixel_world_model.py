@@ -20,7 +20,7 @@ from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.imagine import FilmConfig, film_pixels, keep
 from diffpolicy.cli.pixel_data import PlayConfig, play, together, with_camera
-from diffpolicy.cli.train_world_model import FIDELITY, HoldOutConfig, JudgeConfig, split
+from diffpolicy.cli.train_world_model import FIDELITY, HoldOutConfig, JudgeConfig, run_config, split
 from world_models import FrameWindows, PixelConfig, PixelLearner, PixelWorldModel, load_pixel_world_model
 from world_models.fidelity import hold_out
 from world_models.pixel_assessment import PixelAssessment, assess_pixels, drawn
@@ -38,7 +38,7 @@ class PixelJudge:
     ) -> None:
         self.every, self.settings = config.every, {"horizon": config.horizon, "starts": config.starts}
         self._held_out, self._device, self._film = held_out, device, film
-        self._horizon = max(steps for steps in range(1, config.horizon + 1) if held_out.reaches(steps))
+        self._horizon = held_out.longest(config.horizon)
         self._starts = drawn(held_out, self._horizon, config.starts, seed=0)
 
     def __call__(self, checkpoint: Path) -> training.Verdict:
@@ -56,10 +56,8 @@ def main(cfg: DictConfig) -> None:
     checkpoint = train(cfg)
     console = Console(soft_wrap=True, highlight=False)
     model, known = trained(cfg, checkpoint)
-    found = {
-        name: assess_pixels(model, windows, listed(cfg, "horizons", int), cfg.starts)
-        for name, windows in known.items()
-    }
+    horizons, starts = listed(cfg, "horizons", int), run_config(cfg).starts
+    found = {name: assess_pixels(model, windows, horizons, starts) for name, windows in known.items()}
     for name, one in found.items():
         print_table(name, one, console)
     path = Path(cfg.run) / FIDELITY
@@ -75,7 +73,7 @@ def main(cfg: DictConfig) -> None:
 
 def train(cfg: DictConfig) -> Path:
     """Train or resume in the folder `cfg.run` and return the checkpoint that the judge likes best."""
-    device, task = compute_device(cfg), envs.task(cfg.task)
+    asked, device, task = run_config(cfg), compute_device(cfg), envs.task(cfg.task)
     judging, holding = build(JudgeConfig, cfg.judge, "judge"), build(HoldOutConfig, cfg.hold_out, "hold_out")
     playing, film, config = (
         build(PlayConfig, cfg.play, "play"),
@@ -95,10 +93,10 @@ def train(cfg: DictConfig) -> Path:
         "play": asdict(playing),
         "version": diffpolicy.__version__,
     }
-    learner = PixelLearner(learned, config, cfg.seed, device, description)
+    learner = PixelLearner(learned, config, asked.seed, device, description)
     stored = {
         "task": task.id,
-        "seed": cfg.seed,
+        "seed": asked.seed,
         "world_model": asdict(config),
         "hold_out": asdict(holding),
         "play": asdict(playing),
@@ -108,8 +106,8 @@ def train(cfg: DictConfig) -> Path:
         learner,
         cfg.run,
         stored,
-        checkpoint_every=cfg.checkpoint_every,
-        log_every=cfg.log_every,
+        checkpoint_every=asked.checkpoint_every,
+        log_every=asked.log_every,
         progress=cfg.progress,
         judge=PixelJudge(windows_of(held_out, config, device), judging, film, device),
     )
@@ -170,7 +168,7 @@ def print_table(name: str, found: PixelAssessment, console: Console) -> None:
     ]
     console.print("gain: how many times smaller the mean square error is than if nothing moved")
     console.print("recall / precision on real frames:  " + "  ".join(parts))
-    console.print(f"actions:   errors grow {found.following:.3g} times with another moment's actions")
+    console.print(f"actions:   errors grow {_figure(found.following)} times with another moment's actions")
 
 
 def _figure(value: float) -> str:

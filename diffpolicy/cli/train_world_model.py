@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.imagine import DPI, FilmConfig, drawer, keep, track_states
 from world_models import StateWorldModel, Windows, WorldModelConfig, WorldModelLearner, load_world_model
-from world_models.assessment import Assessment, assess
-from world_models.fidelity import hold_out, open_loop, starts_of
+from world_models.assessment import Assessment, assess, checked_horizons
+from world_models.fidelity import hold_out, longest, open_loop, starts_of
 
 FIDELITY = "fidelity.json"
 
@@ -46,12 +46,29 @@ class JudgeConfig:
             raise ConfigError("judge needs every >= 1, horizon >= 1 and starts >= 1")
 
 
+@dataclass(frozen=True)
+class RunConfig:
+    """What is asked of every training, of states or of pixels; the keys stand at the top of the configuration."""
+
+    seed: int
+    starts: int
+    checkpoint_every: int
+    log_every: int
+
+    def __post_init__(self) -> None:
+        for name in ("starts", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if abs(self.seed) >= 2**62:  # generators are seeded with 2 seed and 2 seed + 1, of 64 bits
+            raise ConfigError(f"seed={self.seed} must be smaller than 2^62")
+
+
 class OpenLoopJudge:
     """Scores a checkpoint by its open-loop error on held-out episodes; a `training.Judge`."""
 
     def __init__(self, held_out: data.OfflineDataset, config: JudgeConfig, device: torch.device) -> None:
         self.every, self.settings = config.every, {"horizon": config.horizon, "starts": config.starts}
-        self._horizon = min(config.horizon, int(held_out.episode_lengths.max()))
+        self._horizon = longest(held_out, config.horizon)
         self._held_out, self._device = held_out, device
         self._starts = starts_of(held_out, self._horizon, config.starts, seed=0).to(device)
 
@@ -62,11 +79,15 @@ class OpenLoopJudge:
         found = open_loop(model, windows, self._starts, sorted({1, self._horizon}))
         first, last = found.errors[0].mean().item(), found.errors[-1].mean().item()
         values = {"open_loop/1": first, f"open_loop/{self._horizon}": last}
-        return training.Verdict(-last, values)
+        # Of a model that is lost the error is not a number, with which no other would compare.
+        return training.Verdict(-last if math.isfinite(last) else -math.inf, values)
 
 
 def main(cfg: DictConfig) -> None:
     """Train what `cfg` describes in the folder `cfg.run`, say how true it is, and film it."""
+    # What is used after training alone is refused before it.
+    horizons = checked_horizons(listed(cfg, "horizons", int))
+    build(FilmConfig, cfg.film, "film")
     if cfg.world_model.kind == "pixels":
         from diffpolicy.cli import pixel_world_model  # here, because it is made of parts of this module
 
@@ -75,7 +96,7 @@ def main(cfg: DictConfig) -> None:
     checkpoint = train(cfg)
     console = Console(soft_wrap=True, highlight=False)
     model, held_out = trained(cfg, checkpoint)
-    found = assess(model, held_out, listed(cfg, "horizons", int), cfg.starts)
+    found = assess(model, held_out, horizons, run_config(cfg).starts)
     print_table(found, console)
     (Path(cfg.run) / FIDELITY).write_text(json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n")
     console.print(f"fidelity: {Path(cfg.run) / FIDELITY}\ntrained:  {checkpoint}")
@@ -90,7 +111,7 @@ def film_states(
     if not settings.starts:
         return
     windows = Windows(held_out, model.config.history, model.mean.device)
-    steps = min(settings.steps, int(held_out.episode_lengths.max()))
+    steps = longest(held_out, settings.steps)
     starts = starts_of(held_out, steps, settings.starts, seed=0).to(model.mean.device)
     tracks, draw = track_states(model, windows, starts, steps), drawer(envs.task(cfg.task))
     if draw is not None:
@@ -102,12 +123,14 @@ def film_states(
         console.print(f"plot:     {path}, real and imagined observations of {steps} steps")
 
 
+def run_config(cfg: DictConfig) -> RunConfig:
+    """Return what is asked of a training; ConfigError where it cannot be done."""
+    return build(RunConfig, {field.name: cfg[field.name] for field in fields(RunConfig)})
+
+
 def train(cfg: DictConfig) -> Path:
     """Train or resume in the folder `cfg.run` and return the checkpoint that the judge likes best."""
-    for name in ("checkpoint_every", "log_every", "starts"):
-        if cfg[name] < 1:
-            raise ConfigError(f"{name}={cfg[name]} must be at least 1")
-    device, task = compute_device(cfg), envs.task(cfg.task)
+    asked, device, task = run_config(cfg), compute_device(cfg), envs.task(cfg.task)
     judging, holding = build(JudgeConfig, cfg.judge, "judge"), build(HoldOutConfig, cfg.hold_out, "hold_out")
     path = dataset_path(task, cfg.data)
     dataset, hashed = load_dataset(task, path), data.sha256(path)
@@ -119,10 +142,10 @@ def train(cfg: DictConfig) -> Path:
         "version": diffpolicy.__version__,
     }
     learned, held_out = split(dataset, held)
-    learner = WorldModelLearner(learned, config, cfg.seed, device, description)
+    learner = WorldModelLearner(learned, config, asked.seed, device, description)
     stored = {
         "task": task.id,
-        "seed": cfg.seed,
+        "seed": asked.seed,
         "world_model": asdict(config),
         "hold_out": asdict(holding),
         "data_sha256": hashed,
@@ -131,8 +154,8 @@ def train(cfg: DictConfig) -> Path:
         learner,
         cfg.run,
         stored,
-        checkpoint_every=cfg.checkpoint_every,
-        log_every=cfg.log_every,
+        checkpoint_every=asked.checkpoint_every,
+        log_every=asked.log_every,
         progress=cfg.progress,
         judge=OpenLoopJudge(held_out, judging, device),
     )
@@ -197,7 +220,7 @@ def print_table(found: Assessment, console: Console) -> None:
     heads: dict[str, Any] = found.heads._asdict()
     console.print("errors in deviations of the data; rank: Spearman's correlation of uncertainty and error")
     console.print("one step:  " + "  ".join(f"{name} {_figure(value)}" for name, value in heads.items()))
-    console.print(f"actions:   errors grow {found.following:.3g} times with another moment's actions")
+    console.print(f"actions:   errors grow {_figure(found.following)} times with another moment's actions")
 
 
 def _figure(value: float) -> str:

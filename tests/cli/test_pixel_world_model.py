@@ -111,6 +111,15 @@ def test_what_cannot_be_is_refused(replay: Path, tmp_path: Path, capsys: pytest.
         ("+world_model.sizes=3", "did you mean"),
         ("play.horizon=0", "horizon >= 1"),
         ("film.starts=-1", "starts >= 0"),
+        ("checkpoint_every=0", "checkpoint_every=0 must be at least 1"),
+        ("log_every=0", "log_every=0 must be at least 1"),
+        ("starts=0", "starts=0 must be at least 1"),
+        ("seed=1.5", "seed must be int"),
+        ("horizons=[0]", "each 1 or more"),
+        ("play.seed=-1", "seed >= 0"),
+        ("world_model.learning_rate=-1", "0 or more"),
+        ("world_model.clip=0", "clip=0.0"),
+        ("world_model.noise.rho=0", "rho above 0"),
     ):
         assert dispatch([*arguments, wrong]) != 0
         assert hint in capsys.readouterr().err

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import envs
 from diffpolicy import data, training
+from diffpolicy.cli.common import dataset_path
 from diffpolicy.cli.dispatch import dispatch
 from diffpolicy.training.judging import read_scores
 from world_models import load_world_model
@@ -86,10 +88,35 @@ def test_what_cannot_be_is_refused(dataset: Path, tmp_path: Path, capsys: pytest
         ("world_model.kind=magic", "one of"),
         ("+world_model.membres=3", "members"),
         ("judge.every=0", "every >= 1"),
+        ("checkpoint_every=0", "checkpoint_every=0 must be at least 1"),
+        ("log_every=null", "log_every must be int"),
+        ("starts=few", "starts must be int"),
+        ("seed=1.5", "seed must be int"),
+        ("seed=99999999999999999999", "2^62"),
+        ("horizons=[]", "each 1 or more, got []"),
+        ("horizons=[0]", "each 1 or more, got [0]"),
+        ("film.starts=-1", "starts >= 0"),
+        ("hold_out.share=nan", "cannot be held out"),
+        ("world_model.learning_rate=-1", "0 or more"),
+        ("world_model.relative=[[0,99]]", "names column 99"),
         ("task=BallCircle", "is it another task's"),
     ):
         assert dispatch([*arguments, wrong]) != 0
         assert hint in capsys.readouterr().err
+    assert training.latest_checkpoint(tmp_path) is None
+
+
+def test_demonstrations_without_final_observations_are_learnt_and_judged(tmp_path: Path) -> None:
+    """The shipped Push-T data keep none: a copy of the last observation is no outcome."""
+    short = ["world_model.updates=2", "judge.every=2", "film.starts=0", "horizons=[1,5]"]
+    assert dispatch(["train-world-model", *TINY, *short, "task=PushT", f"run={tmp_path}"]) == 0
+    manifest = training.read_checkpoint(training.best_checkpoint(tmp_path)).manifest
+    dataset = data.load(dataset_path(envs.task("PushT"), None))
+    held = torch.tensor(manifest["held_out"]["episodes"])
+    kept = dataset.num_transitions - int(dataset.episode_lengths[held].sum())
+    assert manifest["transitions"] == kept - (dataset.num_episodes - len(held))
+    found = json.loads((tmp_path / "fidelity.json").read_text())
+    assert found["heads"]["cost_recall"] is None  # nothing costs
 
 
 def test_bench_measures_imagination_against_the_simulator(

@@ -1,6 +1,7 @@
 """A world that is known exactly: a point pushed along a line, with noise where asked for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,6 +47,13 @@ def make_line_world(episodes: int = 40, seed: int = 0, noise: float = 0.0) -> Of
         timeouts=last & ~terminals,
         episode_ends=torch.tensor(ends),
     )
+
+
+def without_final_observations(dataset: OfflineDataset) -> OfflineDataset:
+    """Return the dataset as files that keep no final observations give it: a copy of the last one instead."""
+    observations, last = dataset.observations.clone(), dataset.rows[dataset.episode_ends - 1]
+    observations[last + 1] = observations[last]
+    return replace(dataset, observations=observations, final_observations_known=False)
 
 
 @pytest.fixture

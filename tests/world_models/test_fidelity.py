@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from world_models.fidelity import (
     calibration,
     heads,
     hold_out,
+    longest,
     open_loop,
     rank_correlation,
     starts_of,
 )
+
+from .conftest import without_final_observations
 
 Train = Callable[..., WorldModelLearner]
 World = Callable[..., OfflineDataset]
@@ -43,6 +47,12 @@ def test_starts_have_the_steps_they_need(line_world: World):
     assert len(starts) == int((dataset.episode_lengths - 11).clamp(min=0).sum())
     with pytest.raises(WorldModelError, match="no held-out episode"):
         starts_of(dataset, 1000, 10, seed=0)
+    short = without_final_observations(dataset)
+    assert set(starts_of(short, 12, 1000, seed=0).tolist()) == set(
+        starts_of(dataset, 13, 1000, seed=0).tolist()
+    )
+    most = int(dataset.episode_lengths.max())
+    assert (longest(dataset, 5), longest(dataset, 99), longest(short, 99)) == (5, most, most - 1)
 
 
 def test_a_share_of_the_episodes_is_held_out_and_the_same_for_the_same_seed(line_world: World):
@@ -52,7 +62,7 @@ def test_a_share_of_the_episodes_is_held_out_and_the_same_for_the_same_seed(line
     assert held.tolist() == hold_out(dataset, 0.1, seed=3).tolist() == sorted(held.tolist())
     assert held.tolist() != hold_out(dataset, 0.1, seed=4).tolist()
     assert len(hold_out(dataset, 0.001, seed=0)) == 1
-    for episodes, share in ((1, 0.5), (20, 0.0), (20, 0.99)):
+    for episodes, share in ((1, 0.5), (20, 0.0), (20, 0.99), (20, math.nan), (20, math.inf)):
         with pytest.raises(WorldModelError, match="cannot be held out"):
             hold_out(line_world(episodes=episodes), share, seed=0)
 
@@ -65,6 +75,8 @@ def test_heads_know_rewards_and_costs_and_an_untrained_model_does_not(trained: T
     assert min(found.cost_recall, found.cost_precision) > 0.8
     untrained = WorldModelLearner(line_world(), WorldModelConfig(members=1, updates=1), seed=0).average
     assert heads(untrained, Windows(held_out, 1), index).reward_r2 < 0.5
+    same = replace(held_out, rewards=torch.full_like(held_out.rewards, -0.3))
+    assert math.isnan(heads(untrained, Windows(same, 1), index).reward_r2)
 
 
 def test_a_model_that_listens_is_wrong_about_other_actions(trained: Train, line_world: World):
@@ -85,6 +97,7 @@ def test_calibration_of_a_perfect_and_of_a_useless_uncertainty():
     assert rank_correlation(uncertainty, uncertainty.square()) == pytest.approx(1.0)
     assert rank_correlation(uncertainty, -uncertainty) == pytest.approx(-1.0)
     assert not math.isnan(rank_correlation(uncertainty, torch.sin(7.0 * uncertainty)))
+    assert math.isnan(rank_correlation(torch.zeros(100), uncertainty))  # of one member
 
 
 def test_calibration_of_few_starts_has_no_empty_bin():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from world_models import ImaginationConfig, Imagined, ImaginedEnv, Window
+from world_models import Imagined, ImaginedEnv, ImaginedEnvConfig, Window
 
 
 class Recording(nn.Module):
@@ -40,7 +40,7 @@ class Moment:
 
 def test_actions_of_history_are_those_taken_before() -> None:
     model = Recording()
-    env = ImaginedEnv(model, Moment(), 1, ImaginationConfig(horizon=4))
+    env = ImaginedEnv(model, Moment(), 1, ImaginedEnvConfig(horizon=4))
     env.reset(seed=0)
     for action in (0.1, 0.2, 0.3, 0.4, 0.5):
         env.step(torch.tensor([[action]]))

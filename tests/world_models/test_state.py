@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -6,6 +7,7 @@ import torch
 
 from diffpolicy.data import OfflineDataset
 from world_models import (
+    DiffusionSteps,
     Outcome,
     StateWorldModel,
     Window,
@@ -13,6 +15,9 @@ from world_models import (
     WorldModelError,
     WorldModelLearner,
 )
+from world_models.fidelity import longest
+
+from .conftest import without_final_observations
 
 Train = Callable[..., WorldModelLearner]
 
@@ -97,15 +102,79 @@ def test_history_two_hot_and_relative_columns_are_shown(line_world: Callable[...
     )
 
 
+def test_a_last_step_whose_outcome_was_not_kept_teaches_nothing(line_world: Callable[..., OfflineDataset]):
+    """Copies in place of final observations would say that nothing moved, and hide that a column is another's past."""
+    dataset = line_world(episodes=6)
+    before = dataset.observations[:, :1].roll(1, dims=0)
+    before[dataset.rows[dataset.episode_starts]] = 0.0
+    dataset = replace(dataset, observations=torch.cat([dataset.observations, before], dim=1))
+    config = WorldModelConfig(members=1, hidden=[8], head_hidden=[8], updates=2, batch=512)
+    models = []
+    for final in (1.0, 2.0):  # what the copies hold does not matter
+        short = without_final_observations(dataset)
+        short.observations[dataset.rows[dataset.episode_ends - 1] + 1] *= final
+        learner = WorldModelLearner(short, config, seed=0)
+        models.append((learner.average, learner.update(0)))
+    for one, other in zip(*(model.state_dict().values() for model, _ in models), strict=True):
+        assert torch.equal(one, other)
+    assert models[0][1] == models[1][1]
+    assert models[0][0].source.tolist() == [-1, -1, 0]
+    ends = dataset.episode_ends
+    inner = torch.ones(dataset.num_transitions, dtype=torch.bool)
+    inner[ends - 1] = False
+    change = (dataset.observations[dataset.rows + 1] - dataset.observations[dataset.rows])[inner, 0]
+    torch.testing.assert_close(models[0][0].change[0], change.square().mean().sqrt())
+
+
+def test_data_of_single_steps_without_their_outcome_are_refused(line_world: Callable[..., OfflineDataset]):
+    dataset = line_world(episodes=1)
+    single = OfflineDataset(
+        observations=dataset.observations[[0, 0, 2, 2]],
+        rows=torch.tensor([0, 2]),
+        actions=dataset.actions[:2],
+        rewards=dataset.rewards[:2],
+        costs=dataset.costs[:2],
+        terminals=torch.zeros(2, dtype=torch.bool),
+        timeouts=torch.ones(2, dtype=torch.bool),
+        episode_ends=torch.tensor([1, 2]),
+        final_observations_known=False,
+    )
+    with pytest.raises(WorldModelError, match="show no step"):
+        WorldModelLearner(single, WorldModelConfig(updates=1), seed=0)
+    with pytest.raises(WorldModelError, match="nothing can be judged"):
+        longest(single, 5)
+
+
 def test_nan_in_the_data_and_options_that_cannot_be_are_refused(line_world: Callable[..., OfflineDataset]):
     dataset = line_world(episodes=2)
     actions = dataset.actions.clone()
     actions[3] = torch.nan
     with pytest.raises(WorldModelError, match="actions of the data"):
         WorldModelLearner(replace(dataset, actions=actions), WorldModelConfig(updates=1), seed=0)
-    for options in ({"members": 0}, {"kind": "magic"}, {"two_hot_bins": 1}, {"relative": [[1]]}):
+    observations = dataset.observations.clone()
+    observations[0] = torch.nan
+    with pytest.raises(WorldModelError, match="observations of the data"):
+        WorldModelLearner(replace(dataset, observations=observations), WorldModelConfig(updates=1), seed=0)
+    with pytest.raises(WorldModelError, match="columns 0 to 1"):
+        WorldModelLearner(dataset, WorldModelConfig(updates=1, relative=[[0, 99]]), seed=0)
+    for options in (
+        {"members": 0},
+        {"kind": "magic"},
+        {"two_hot_bins": 1},
+        {"two_hot_bins": -1},
+        {"relative": [[1]]},
+        {"relative": [[0, -1]]},
+        {"relative_scale": 0.0},
+        {"hidden": [8, 0]},
+        {"learning_rate": -1.0},
+        {"weight_decay": math.inf},
+        {"history_noise": math.nan},
+    ):
         with pytest.raises(WorldModelError):
             WorldModelConfig(**options)
+    for noise in ({"rho": 0.0}, {"sigma_max": math.inf}, {"mean": math.nan}):
+        with pytest.raises(WorldModelError):
+            DiffusionSteps(**noise)
 
 
 @pytest.mark.parametrize("kind", ["deterministic", "diffusion"])

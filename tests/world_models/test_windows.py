@@ -4,6 +4,9 @@ import torch
 
 from diffpolicy.data import OfflineDataset
 from world_models import Windows, advance
+from world_models.windows import known_steps_left
+
+from .conftest import without_final_observations
 
 
 def test_windows_repeat_the_first_observation_and_know_no_action_before_it(
@@ -44,3 +47,17 @@ def test_advancing_with_what_happened_gives_the_next_window(line_world: Callable
     for found, expected in zip(after, windows.window(index + 1), strict=True):
         # Only where the first observation was repeated and actions were unknown do they differ.
         assert torch.equal(found[3:], expected[3:])
+
+
+def test_what_came_of_a_last_step_is_not_known_where_it_was_not_kept(
+    line_world: Callable[..., OfflineDataset],
+):
+    dataset = line_world(episodes=3)
+    assert torch.equal(Windows(dataset, 1).known, torch.arange(dataset.num_transitions))
+    assert torch.equal(known_steps_left(dataset)[:3], dataset.episode_ends[0] - torch.arange(3))
+    short = without_final_observations(dataset)
+    known = Windows(short, 1).known
+    assert (
+        sorted({*range(dataset.num_transitions)} - {*known.tolist()}) == (dataset.episode_ends - 1).tolist()
+    )
+    assert known_steps_left(short)[dataset.episode_ends - 1].tolist() == [0, 0, 0]
