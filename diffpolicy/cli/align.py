@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from diffpolicy.cli.align_summary import summary
 from diffpolicy.cli.common import compute_device
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
+from diffpolicy.data import sha256
 
+FILES = ("prompts", "data")  # options that name files to learn from
 NOT_LEARNT_FROM = ("run", "device", "threads", "progress", "checkpoint_every", "log_every", "monitor")
 
 
@@ -71,19 +73,21 @@ def main(cfg: DictConfig) -> None:
     if not isinstance(cfg.anchor, int | float) or not 0.0 <= cfg.anchor < math.inf:
         raise ConfigError(f"anchor={cfg.anchor} must be a weight of 0 or more")
     run = Path(cfg.run)
-    with refused():
-        subject = load_subject(cfg, compute_device(cfg))
-        aligner = make_aligner(cfg, subject)
-        judge = subject.judge or make_monitor(cfg, subject, aligner)
-    checkpoint = training.run(
-        aligner,
-        run,
-        stored_config(cfg, subject),
-        checkpoint_every=cfg.checkpoint_every,
-        log_every=cfg.log_every,
-        progress=cfg.progress,
-        judge=judge,
-    )
+    with ExitStack() as opened:
+        with refused():
+            subject = load_subject(cfg, compute_device(cfg))
+            opened.callback(subject.close)
+            aligner = make_aligner(cfg, subject)
+            judge = subject.judge or make_monitor(cfg, subject, aligner)
+        checkpoint = training.run(
+            aligner,
+            run,
+            stored_config(cfg, subject),
+            checkpoint_every=cfg.checkpoint_every,
+            log_every=cfg.log_every,
+            progress=cfg.progress,
+            judge=judge,
+        )
     best = training.best_checkpoint(run)
     if best != run:
         take(aligner, best)
@@ -91,14 +95,21 @@ def main(cfg: DictConfig) -> None:
     lines = [*summary(run, base), f"checkpoint: {checkpoint if best == run else best}"]
     if isinstance(judge, Monitor):
         lines.append(f"report:     {write_report(run)}")
-    lines += subject.keep(run)
+    lines += frozen_kept(aligner) if aligner.terms[0].objective.needs.frozen else subject.keep(run)
     Console(soft_wrap=True, highlight=False).print("\n".join(lines))
 
 
 def make_aligner(cfg: DictConfig, subject: Subject) -> Aligner:
     """Return the trainer of the configured objective, beside it the anchor to demonstrations if it has a weight."""
     name, online = str(cfg.objective.name), build(OnlineConfig, cfg.online, "online")
+    # One rule for what makes steps and what scores them.
+    floor = max(online.rule.minimum_std, subject.minimum_std)
+    online = replace(online, rule=replace(online.rule, minimum_std=floor))
     objective = build_objective(name, subject.model, subject.reward, online.rule, objective_options(cfg))
+    if cfg.anchor and objective.needs.frozen:
+        raise ConfigError(
+            f"objective={name} leaves the denoiser as it is, and an anchor would train it: leave anchor out"
+        )
     held = [anchor(cfg, subject, online)] if cfg.anchor else []
     needs, data = objective.needs, subject.data
     if data is None and subject.demonstrations and not (needs.rewards or needs.pairs or needs.prompts):
@@ -137,7 +148,7 @@ def objective_options(cfg: DictConfig) -> dict[str, Any]:
     name = str(given.pop("name"))
     others = {option: given.pop(option) for option in beside(name) if option in given}
     kind = config_of(name)
-    own = {} if kind is None else vars(build(kind, given, "objective"))
+    own = given if kind is None else vars(build(kind, given, "objective"))
     checked = build(Beside, others, "objective")
     return {**own, **{option: getattr(checked, option) for option in others}}
 
@@ -163,14 +174,33 @@ def make_monitor(cfg: DictConfig, subject: Subject, aligner: Aligner) -> Monitor
 def stored_config(cfg: DictConfig, subject: Subject) -> dict[str, Any]:
     """Return what checkpoints keep: what was learnt from, and of a policy its own configuration; no secrets.
 
-    How patiently a server is asked is not learnt from: who finds it too slow goes on with a longer timeout.
+    How patiently a server is asked is not learnt from: who finds it too slow goes on with a longer timeout. Files are
+    kept by their hashes, so that a run does not go on with others of the same name.
     """
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     for reward in (given["reward"], given["gold"]):
         for name in ("token", "timeout", "retries", "backoff"):
             reward.pop(name, None)
     kept = {name: value for name, value in given.items() if name not in NOT_LEARNT_FROM}
+    files = {name: Path(cfg[name]).expanduser() for name in FILES if isinstance(cfg[name], str)}
+    if files and not began_without_hashes(Path(cfg.run), subject):
+        kept["sha256"] = {name: sha256(file) for name, file in files.items()}
     return kept if subject.config is None else {**subject.config, "align": kept}
+
+
+def began_without_hashes(run: Path, subject: Subject) -> bool:
+    """Return whether a run folder holds a run from before the hashes of files were kept."""
+    last = training.latest_checkpoint(run)
+    if last is None:
+        return False
+    config = training.read_checkpoint(last).config
+    return "sha256" not in (config if subject.config is None else config.get("align", {}))
+
+
+def frozen_kept(aligner: Aligner) -> list[str]:
+    """Return where to find what an objective learnt that left the denoiser as it is."""
+    modules = ", ".join(f"owned.0.{name}.*" for name in aligner.terms[0].objective.owned)
+    return [f"learnt:     {modules} in the checkpoint's model.safetensors; the denoiser is as it was"]
 
 
 def take(aligner: Aligner, checkpoint: Path) -> None:

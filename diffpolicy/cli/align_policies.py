@@ -1,6 +1,8 @@
 """Chunk policies of `diffpolicy train` for `diffpolicy align`: episodes in place of samples and their reward."""
 
-from dataclasses import dataclass, replace
+import math
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from rich.console import Console
 import envs
 from diffpolicy import training
 from diffpolicy.alignment import Experience, Objective, OnlineConfig, Rollout
-from diffpolicy.alignment.recipes import recipe
+from diffpolicy.alignment.recipes import online_config, recipe
 from diffpolicy.cli.align_rewards import is_own
 from diffpolicy.cli.align_subjects import Subject
 from diffpolicy.cli.common import dataset_path, load_dataset
@@ -33,6 +35,10 @@ class PlayConfig:
     minimum_std: float = 0.1
     until_best: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.minimum_std < math.inf:
+            raise ValueError(f"minimum_std is a deviation, 0 or more, got {self.minimum_std}")
+
 
 def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
     """Return the best checkpoint of a run, whose episodes are rated by its task's own score.
@@ -53,11 +59,12 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
     options = build(PlayConfig, {key: value for key, value in cfg.policy.items() if key != "judge"}, "policy")
     model = aligned_model(policy, options.steps)
     task = envs.task(checkpoint.manifest["task"])
-    score = task.score
+    score, opened = task.score, ExitStack()
     if score == "return":
         raise ConfigError(f"{task.name} has no score of episodes to align a policy to")
 
     def own_samples(objective: Objective[Any], online: OnlineConfig) -> Experience:
+        _check_roll_outs(str(cfg.objective.name), online)
         config = EpisodesConfig(
             groups=online.groups,
             group_size=online.group_size,
@@ -66,9 +73,10 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
             score=score,
             until_best=options.until_best,
             temperature=online.temperature if online.advantages == "softmax" else None,
-            rule=replace(online.rule, minimum_std=max(online.rule.minimum_std, options.minimum_std)),
+            rule=online.rule,
         )
-        vector = envs.make_vector(task.id, config.groups * config.group_size, autoreset=False)
+        count = config.groups * config.group_size
+        vector = opened.enter_context(closing(envs.make_vector(task.id, count, autoreset=False)))
         return Episodes(model, vector, objective, config)
 
     def demonstrations() -> Rollout:
@@ -85,7 +93,22 @@ def policy_subject(cfg: DictConfig, run: Path, device: torch.device) -> Subject:
         keep,
         demonstrations=demonstrations,
         judge=make_judge(task, cfg.policy.judge, device),
+        minimum_std=options.minimum_std,
         base=checkpoint.path,
         manifest=policy_manifest(checkpoint),
         config=dict(checkpoint.config),
+        close=opened.close,
     )
+
+
+def _check_roll_outs(name: str, online: OnlineConfig) -> None:
+    """Raise ConfigError for options of roll-outs that episodes do not have, unless the objective brings them along."""
+    published = online_config(name)
+    for option in ("shared_start", "solver", "at_once"):
+        if getattr(online, option) != getattr(published, option):
+            raise ConfigError(f"episodes of a policy have no online.{option}: leave it out")
+    if online.advantages not in ("global", "softmax", published.advantages):
+        raise ConfigError(
+            f"episodes of a policy have the advantages global or softmax, not {online.advantages}: leave "
+            "online.advantages out"
+        )

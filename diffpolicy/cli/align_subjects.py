@@ -53,9 +53,10 @@ class Subject:
     """A model to be aligned, what rates it, and what it leaves behind.
 
     `real` (M, *S) are samples of the data as rewards see them, `demonstrations` those to learn from where the user has
-    none. `own_samples` makes the experience of an objective that learns from what the model makes. `judge` looks at
-    checkpoints in place of the monitor; `base` is the one that all began with. `manifest` and `config` go into
-    checkpoints. `keep` writes to the run's folder what others can load, and returns lines for the user.
+    none. `own_samples` makes the experience of an objective that learns from what the model makes; recorded steps of
+    it have no deviation below `minimum_std`. `judge` looks at checkpoints in place of the monitor; `base` is the one
+    that all began with. `manifest` and `config` go into checkpoints. `keep` writes to the run's folder what others can
+    load, and returns lines for the user. `close` ends what `own_samples` has opened.
     """
 
     model: Model
@@ -67,9 +68,11 @@ class Subject:
     data: Samples | None = None
     demonstrations: Callable[[], Rollout] | None = None
     judge: Judge | None = None
+    minimum_std: float = 0.0
     base: Path | None = None
     manifest: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
+    close: Callable[[], None] = lambda: None
 
 
 def load_subject(cfg: DictConfig, device: torch.device) -> Subject:
@@ -121,6 +124,11 @@ def pipeline_subject(cfg: DictConfig, device: torch.device) -> Subject:
     from diffpolicy.alignment.pipelines import load_pipeline, save_adapter
 
     prompts, config = prompts_of(cfg), build(PipelineConfig, cfg.pipeline, "pipeline")
+    if is_own(cfg.reward) and not is_own(cfg.gold):
+        raise ConfigError(
+            f"reward@gold={cfg.gold.name} is watched beside a reward, and there is none: give it as "
+            f"reward={cfg.gold.name}, which offline data does not learn from"
+        )
     reward = picture_reward(cfg.reward, "reward", device)
     options = {name: value for name, value in vars(config).items() if name != "lora"}
     model = load_pipeline(
@@ -161,7 +169,7 @@ def prompts_of(cfg: DictConfig) -> list[str]:
     """Return the prompts: a list, or the lines of a text file that are not empty; none for null.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: if there are none, or the file is not text in UTF-8.
     """
     given = cfg.prompts
     if given is None:
@@ -172,7 +180,13 @@ def prompts_of(cfg: DictConfig) -> list[str]:
         file = Path(str(given)).expanduser()
         if not file.is_file():
             raise ConfigError(f"prompts={given}: there is no such file; a list is prompts=[a,b]")
-        prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"prompts={given} is not a text file in UTF-8 ({error}): save it as one"
+            ) from error
+        prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise ConfigError(f"prompts={given}: there is no prompt in it")
     return prompts

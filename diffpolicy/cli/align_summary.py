@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffpolicy import training
 from diffpolicy.alignment.monitor import FACTS
+from diffpolicy.alignment.report import value_at
 from diffpolicy.alignment.stopping import Look, read_looks
 from diffpolicy.training.judging import read_scores
 
@@ -31,12 +32,9 @@ def _of_monitor(run: Path, looks: list[Look]) -> list[str]:
     look = next((each for each in looks if each.step == best), looks[-1])
     base = json.loads((run / FACTS).read_text())["base"]
     start = {"proxy": base["proxy"], "gold": base["gold"], "manifold": 1.0, "diversity": 1.0}
-    calls = training.read_curves(run).get("reward_calls")
-    spent = (
-        ""
-        if calls is None
-        else f" ({calls[1][calls[0].index(best)] if best in calls[0] else calls[1][-1]:.0f} rewards)"
-    )
+    calls = training.read_curves(run).get("reward_calls", ([], []))
+    rewards = value_at(calls, look.step)
+    spent = f" ({rewards:.0f} rewards)" if rewards else ""
     lines = [f"{'':<26}{'base':>9}{f'update {look.step}':>12}{spent}"]
     for label, name in ROWS.items():
         value = getattr(look, name)

@@ -5,14 +5,22 @@ import re
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
+import envs
 from diffpolicy import training
 from diffpolicy.alignment import Aligner
 from diffpolicy.alignment.rewards import JPEGSize, serve_reward
+from diffpolicy.cli import align
+from diffpolicy.cli.align_subjects import prompts_of
+from diffpolicy.cli.align_summary import summary
 from diffpolicy.cli.dispatch import dispatch
+from diffpolicy.cli.errors import ConfigError
+from diffpolicy.policies.alignment_episodes import Episodes
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -74,19 +82,54 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize("objective", ["rwr", "ddpo", "dpok", "draft_lv", "find", "sft"])
 def test_other_families_learn_on_the_digits(objective: str, tmp_path: Path) -> None:
-    anchor = [] if objective == "sft" else ["anchor=0.1"]
+    anchor = [] if objective in ("sft", "find") else ["anchor=0.1"]
     assert dispatch(["align", f"objective={objective}", f"run={tmp_path}", *anchor, *TINY]) == 0
     assert training.read_checkpoint(tmp_path).step == 6
 
 
-def test_comparisons_in_a_file_are_learnt_from(tmp_path: Path) -> None:
+def test_a_frozen_denoiser_leaves_what_was_learnt_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch(["align", "objective=find", f"run={tmp_path}", *TINY]) == 0
+    assert "learnt:     owned.0.noise.*" in capsys.readouterr().out
+    assert "owned.0.noise.now.mean" in training.read_checkpoint(tmp_path).model
+
+
+def test_rewards_are_counted_up_to_the_best_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dispatch(["align", f"run={tmp_path}", "log_every=3", *TINY]) == 0
+    fourth = tmp_path / "checkpoints" / "step-00000004"
+    monkeypatch.setattr(training, "best_checkpoint", lambda run: fourth)
+    assert (
+        "update 4 (16 rewards)" in summary(tmp_path)[0]
+    )  # of the third, the newest in the log; 24 in the end
+
+
+def test_comparisons_in_a_file_are_learnt_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "pairs.npz"
     np.savez(file, winner=np.ones((8, 64), np.float32), loser=np.zeros((8, 64), np.float32))
-    command = ["align", "objective=diffusion_dpo", f"data={file}", f"run={tmp_path / 'run'}", *TINY]
+    words = ["align", "objective=diffusion_dpo", f"data={file}", *TINY]
+    command, before = ([*words, f"run={tmp_path / name}"] for name in ("run", "before"))
     assert dispatch(command) == 0
     curves = training.read_curves(tmp_path / "run")
     assert "winner_error" in curves
     assert set(curves["reward_calls"][1]) == {0.0}
+    with monkeypatch.context() as patched:
+        patched.setattr(align, "FILES", ())  # a run from before files were kept by their hashes
+        assert dispatch(before) == 0
+    np.savez(file, winner=np.zeros((8, 64), np.float32), loser=np.ones((8, 64), np.float32))
+    capsys.readouterr()
+    assert dispatch(command) != 0
+    assert "sha256.data" in capsys.readouterr().err
+    assert dispatch(before) == 0
+
+
+def test_prompts_of_another_encoding_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("un café".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not a text file in UTF-8"):
+        prompts_of(OmegaConf.create({"prompts": str(file)}))
 
 
 def test_a_pipeline_leaves_an_adapter(
@@ -140,7 +183,9 @@ def test_a_server_rates_digits_and_its_token_stays_secret(
     assert f"127.0.0.1:{server.server_port}" in capsys.readouterr().err
 
 
-def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_stays_one_that_every_verb_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("gym_pusht")
     run, aligned = tmp_path / "run", tmp_path / "aligned"
     small = [
@@ -170,9 +215,40 @@ def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest
         ("objective=draft_k", "episodes are not rated by one"),
         ("policy.steps=some", "policy.steps must be int"),
         ("prompts=[a]", "only pipelines do"),
+        ("online.solver=ddpm", "have no online.solver"),
+        ("online.advantages=group", "global or softmax, not group"),
+        ("policy.executed=0", "one action or more"),
+        ("policy.minimum_std=-1", "0 or more, got -1"),
     ):
         assert dispatch([*words, mistake]) == 2
         assert message in capsys.readouterr().err
+    opened: list[Any] = []
+    closed: list[Any] = []
+    make = envs.make_vector
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        opened.append(make(*arguments, **options))
+        close = opened[-1].close
+        opened[-1].close = lambda: closed.append(close())
+        return opened[-1]
+
+    monkeypatch.setattr(envs, "make_vector", recorded)
+    for mistake, message in (
+        ("objective=d3po", "cannot learn from episodes"),
+        ("online.advantages=global", "takes weights"),
+    ):
+        assert dispatch([*words, "objective=rwr", mistake]) == 1
+        assert message in capsys.readouterr().err
+    played: list[Episodes] = []
+    gather = Episodes.gather
+    monkeypatch.setattr(
+        Episodes, "gather", lambda self, *given: (played.append(self), gather(self, *given))[1]
+    )
+    # What makes steps is what scores them: this deviation lies above that of all but the first of them.
+    ddpo = ["objective=ddpo", "policy.minimum_std=0.5", f"run={tmp_path / 'ddpo'}", "policy.judge=null"]
+    assert dispatch([*words, *few[:2], *ddpo]) == 0
+    assert played[0].config.rule.minimum_std == 0.5
+    assert len(opened) == len(closed) == 3
 
 
 @pytest.mark.parametrize(
@@ -210,6 +286,10 @@ def test_a_policy_stays_one_that_every_verb_takes(tmp_path: Path, capsys: pytest
         (["anchor=-1"], "a weight of 0 or more"),
         (["anchor=nan"], "a weight of 0 or more"),
         (["anchor=1", "objective=sft"], "leave anchor out"),
+        (["anchor=1", "objective=find"], "leave anchor out"),
+        (["objective=rwr", "online.advantages=global"], "leave advantages at 'softmax'"),
+        (["objective=rwr", "+objective.beta=5"], "no option 'beta'"),
+        (["model={pipeline}", "prompts=[a]", "reward@gold=jpeg"], "give it as reward=jpeg"),
         (["digits.network=mpl"], "mlp, unet"),
         (["log_every=0"], "at least 1 update"),
     ],
@@ -227,6 +307,9 @@ def test_mistakes_get_one_sentence(
     content[300] ^= 255
     damaged.write_bytes(content)
     files = {"wrong": wrong, "scalar": scalar, "text": text, "damaged": damaged, "clean": clean}
+    files["pipeline"] = tmp_path / "pipeline"
+    files["pipeline"].mkdir()
+    (files["pipeline"] / "model_index.json").write_text("{}")
     given = [word.format(folder=tmp_path, **files) for word in words]
     assert dispatch(["align", f"run={tmp_path / 'run'}", *TINY, *given]) in (1, 2)
     error = capsys.readouterr().err.strip()
