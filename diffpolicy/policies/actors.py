@@ -1,6 +1,7 @@
 """Diffusion actors: a stack of conditional denoisers over actions, their loss, average and samples."""
 
 import copy
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,20 @@ class ActorConfig:
     ema: float = 0.001
     diffusion_steps: int = 5
     bfloat16: bool = False  # train in bfloat16 with float32 weights, optimiser and averages
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise PolicyError(f"actor.hidden names one width at least, each 1 or more, got {self.hidden}")
+        for name in ("batch", "diffusion_steps"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"actor.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "decay_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise PolicyError(f"actor.{name} is 0 or more, got {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise PolicyError(f"actor.dropout is at least 0 and below 1, got {self.dropout}")
+        if not 0.0 <= self.ema <= 1.0:
+            raise PolicyError(f"actor.ema lies between 0 and 1, got {self.ema}")
 
 
 class DiffusionActors(nn.Module):

@@ -38,16 +38,23 @@ class FisorLearner:
 
         `violations` (N,) is a continuous constraint function h (> 0 violates) where the task knows one; without it
         h comes from the costs. `description` goes into the checkpoint's manifest. Raises PolicyError for unknown
-        actors, no seeds or, with a "safe" actor, a data set without a safe episode.
+        actors, no seeds, no updates or, with a "safe" actor, a data set without a safe episode.
         """
         unknown = [actor for actor in config.actors if actor not in ACTORS]
         if unknown or not config.actors:
             raise PolicyError(f"policy.actors must name some of {', '.join(ACTORS)}; got {config.actors}")
         if not seeds:
             raise PolicyError("seeds must name at least one training seed, for example seeds=[0]")
+        phases = ("updates",) if config.joint else ("critic_updates", "actor_updates")
+        counts = [getattr(config, name) for name in phases]
+        if min(counts) < 0 or not sum(counts):
+            raise PolicyError(
+                f"with policy.joint={str(config.joint).lower()} training takes 1 update or more, got "
+                + " and ".join(f"policy.{name}={count}" for name, count in zip(phases, counts, strict=True))
+            )
         self.config, self.seeds, self.device = config, list(seeds), device
         self.description = description or {}
-        self.total_steps = config.updates if config.joint else config.critic_updates + config.actor_updates
+        self.total_steps = sum(counts)
         self.data = Transitions.prepare(dataset, config, reward_scale, device, violations)
         initial = torch.Generator().manual_seed(_mix(seeds, 0))
         self.generator = torch.Generator(device).manual_seed(_mix(seeds, 1))

@@ -1,6 +1,7 @@
 """Expectile critics of reward, feasibility and cost, learnt side by side from offline transitions (FISOR, eq. 8-10)."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.networks import StackedMLP
+from diffpolicy.safety.errors import SafetyError
 from diffpolicy.safety.feasibility import feasible_target, return_target
 from diffpolicy.safety.weights import Value, Values
 
@@ -29,6 +31,23 @@ class CriticConfig:
     violation_scale: float = 25.0
     # Kinds whose targets are bounded by what the data achieved (behaviour_values); ours.
     behaviour_bound: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, default=1) < 1 or self.batch < 1:
+            raise SafetyError(
+                f"critic.hidden and critic.batch are 1 or more, got {self.hidden} and {self.batch}"
+            )
+        if not 0.0 <= self.learning_rate < math.inf or not 0.0 < self.violation_scale < math.inf:
+            raise SafetyError(
+                "critic.learning_rate is 0 or more and critic.violation_scale above 0, both finite, got "
+                f"{self.learning_rate} and {self.violation_scale}"
+            )
+        for name in ("expectile", "reversed_expectile"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise SafetyError(f"critic.{name} lies between 0 and 1, got {getattr(self, name)}")
+        for name in ("gamma", "polyak"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SafetyError(f"critic.{name} is at least 0 and at most 1, got {getattr(self, name)}")
 
 
 class CriticBatch(NamedTuple):

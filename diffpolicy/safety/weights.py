@@ -4,12 +4,15 @@ Training with the weight outside the noise expectation gives exactly the distrib
 `behaviour x weight`, so no classifier guidance is needed (FISOR, theorem 2).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from diffpolicy.safety.errors import SafetyError
 
 
 class Value(NamedTuple):
@@ -36,6 +39,15 @@ class WeightConfig:
     feasibility_temperature: float = 5.0
     reward_clip: float = 100.0
     feasibility_clip: float = 150.0
+
+    def __post_init__(self) -> None:
+        # Beyond any number, a weight times 0 is not a number.
+        for name in ("reward_temperature", "feasibility_temperature"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise SafetyError(f"weights.{name} is 0 or more, and finite, got {getattr(self, name)}")
+        for name in ("reward_clip", "feasibility_clip"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise SafetyError(f"weights.{name} is above 0, and finite, got {getattr(self, name)}")
 
 
 def reward_weights(values: Values, config: WeightConfig) -> Tensor:

@@ -1,5 +1,6 @@
 """Training, resuming, loading and acting of the FISOR policies on a toy with a known answer."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from diffpolicy.policies import (
     FisorConfig,
     FisorLearner,
     Observation,
+    PolicyError,
     available_arms,
     load_policy,
 )
@@ -241,6 +243,32 @@ def test_impossible_configurations_are_refused() -> None:
         learner(replace(SMALL, critic=replace(SMALL.critic, behaviour_bound=["rewards"])))
     with pytest.raises(ValueError, match="'mlp'"):
         learner(replace(SMALL, actor=replace(SMALL.actor, network="unet")))
+    for options in (
+        {"joint": True, "updates": 0},
+        {"critic_updates": 0, "actor_updates": 0},
+        {"critic_updates": -5, "actor_updates": 9},
+    ):
+        with pytest.raises(PolicyError, match="1 update or more"):
+            learner(replace(SMALL, **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden", []),
+        ("hidden", [8, 0]),
+        ("batch", 0),
+        ("diffusion_steps", 0),
+        ("learning_rate", -1.0),
+        ("learning_rate", math.nan),
+        ("decay_steps", -1),
+        ("dropout", 1.0),
+        ("ema", 2.0),
+    ],
+)
+def test_options_of_actors_out_of_range_are_named(name: str, value: object) -> None:
+    with pytest.raises(PolicyError, match=f"actor.{name}"):
+        ActorConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_rules_by_hand() -> None:

@@ -10,6 +10,7 @@ from diffpolicy.safety import (
     CriticBatch,
     CriticConfig,
     Critics,
+    SafetyError,
     Value,
     WeightConfig,
     behaviour_values,
@@ -177,6 +178,36 @@ def test_twins_are_combined_pessimistically_and_bounds_hold() -> None:
         targets[0, 0], torch.tensor([0.5, 1.0])
     )  # a reward is at least what was achieved
     torch.testing.assert_close(targets[0, 1], torch.tensor([-1.0, -0.5]))  # a violation at most
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden", [0]),
+        ("batch", 0),
+        ("learning_rate", -1.0),
+        ("violation_scale", 0.0),
+        ("violation_scale", math.inf),
+        ("expectile", 1.0),
+        ("reversed_expectile", 0.0),
+        ("gamma", 1.5),
+        ("polyak", math.nan),
+    ],
+)
+def test_options_of_critics_out_of_range_are_named(name: str, value: object) -> None:
+    with pytest.raises(
+        SafetyError, match=f"critic.{name}|critic.hidden and critic.batch|and critic.violation"
+    ):
+        CriticConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("reward_temperature", -1.0), ("feasibility_temperature", math.inf), ("reward_clip", 0.0)],
+)
+def test_options_of_weights_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(SafetyError, match=f"weights.{name}"):
+        WeightConfig(**{name: value})
 
 
 def test_unknown_kinds_are_refused() -> None:
