@@ -49,9 +49,14 @@ def main(cfg: DictConfig) -> None:
 def collect_task(
     task: envs.Task, path: Path, given: Mapping[str, Any], progress: bool = True
 ) -> OfflineDataset:
-    """Collect by the task's recipe, whose runs are changed by the options in `given` that are not None."""
+    """Collect by the task's recipe, whose runs are changed by the options in `given` that are not None.
+
+    From another source than the recipe's there is one run: the runs of a recipe are stages of one way to make data.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    recipe = RECIPES.get(task.name, [{}])
+    recipe, source = RECIPES.get(task.name, [{}]), given.get("source")
+    if source is not None and all(source != run.get("source", CollectConfig.source) for run in recipe):
+        recipe = [{key: value for key, value in recipe[-1].items() if key not in ("extend", "seed")}]
     configs = [build(CollectConfig, _merged(settings, given), "collect") for settings in recipe]
     for config in configs:
         dataset = collect(task.id, config, path, progress)

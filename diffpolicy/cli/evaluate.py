@@ -67,13 +67,13 @@ def evaluate(
     more: Mapping[str, Any] | None = None,
     sections: Callable[[evaluation.Evaluation], Sequence[str]] | None = None,
 ) -> evaluation.Evaluation:
-    """Evaluate the newest checkpoint in `source`; write certificate.json, report.html and video.mp4 to `folder`.
+    """Evaluate the best checkpoint in `source`, the newest where none was judged, into `folder`.
 
-    `guests` are played as well, `more` joins the manifest in the certificate, and the report has the `sections` (HTML)
-    that are made of the result.
+    What is written are certificate.json, report.html and video.mp4. `guests` are played as well, `more` joins the
+    manifest in the certificate, and the report has the `sections` (HTML) that are made of the result.
     """
     console = Console(soft_wrap=True, highlight=False)
-    checkpoint = training.read_checkpoint(source)
+    checkpoint = training.read_checkpoint(training.best_checkpoint(source))
     manifest = checkpoint.manifest
     task = envs.task(manifest["task"])
     device = compute_device(cfg)

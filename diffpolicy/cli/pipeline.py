@@ -14,12 +14,13 @@ from diffpolicy.cli.common import SHIPPED, compute_device, dataset_file, dataset
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.pipeline_outcome import REFINED, START, Refinement, read_refinement, summary
 from diffpolicy.cli.pipeline_report import refinement_section
+from diffpolicy.cli.refine_options import check_options, cost_limit
 from diffpolicy.cli.refine_subjects import MEAN
 from diffpolicy.cli.stages import Stage, check_words, compose_stage
 from diffpolicy.cli.verbs import STAGES
 from diffpolicy.evaluation.certificate import read_certificate
 from diffpolicy.policies import load_policy
-from diffpolicy.refinement import RefinementError
+from diffpolicy.refinement import RefusedError
 
 VERBS = {stage: stage for stage in STAGES} | {"world": "train-world-model"}
 FOLDERS = {
@@ -72,7 +73,7 @@ class Pipeline:
     @property
     def limit(self) -> float:
         """The cost limit of an episode that policies are refined for."""
-        return float(self._configs["refine"].limit)
+        return cost_limit(self._configs["refine"])
 
     def run(self) -> tuple[evaluation.Evaluation, list[Refinement]]:
         """Do what is not done yet; return the evaluation of all arms, and what came of every seed's refinement."""
@@ -96,6 +97,13 @@ class Pipeline:
             )
         if self._cfg.data is not None and self._said("collect."):
             raise ConfigError("data=FILE and options of collect: leave one of them out")
+        model = configs["world"].world_model
+        if model.kind == "pixels" or train_world_model.model_config(model).members < 2:
+            raise ConfigError(
+                f"world.world_model={model.name}: the pipeline refines in models of states with two members or more, "
+                "whose disagreement says what they do not know"
+            )
+        check_options(configs["refine"])
         limits = [float(limit) for limit in configs["evaluate"].limits]
         if self.limit not in limits:
             raise ConfigError(
@@ -159,14 +167,11 @@ class Pipeline:
             for seed, world in zip(self._seeds, worlds, strict=True):
                 run = self._member("refine", seed)
                 config.seed, config.run, config.world = seed, str(run), str(world)
-                (run / refine.RELEASE).unlink(
-                    missing_ok=True
-                )  # so that it tells of this run, or is not there
                 try:
                     refine.main(config)
-                except RefinementError as error:  # a policy that the gate refuses is a result
+                except RefusedError as error:  # a policy that the gate refuses is a result
                     self._console.print(str(error), style="bold")
-                    if not (run / refine.RELEASE).exists():
+                    if not (run / refine.RELEASE).exists():  # not even its start was let through
                         refused[str(seed)] = str(error)
             return {"refused": refused}
 

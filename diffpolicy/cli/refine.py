@@ -1,6 +1,7 @@
 """`diffpolicy refine`: makes a policy better in a frozen world model, and judges it; resumes a stopped run."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,17 @@ from diffpolicy import training
 from diffpolicy.alignment import Aligner
 from diffpolicy.cli.common import compute_device
 from diffpolicy.cli.config import build
-from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.refine_choice import imagined_judge
+from diffpolicy.cli.refine_options import check_options, cost_limit
 from diffpolicy.cli.refine_results import Side, measure, table
 from diffpolicy.cli.refine_subjects import Subject, clone_subject, critics_weights, load_subject
-from diffpolicy.cli.refine_world import World, load_world
+from diffpolicy.cli.refine_world import World, check_world, load_world
 from diffpolicy.refinement import (
-    ARMS,
     GateConfig,
-    RefinementError,
+    RefusedError,
     Release,
     check_data,
+    check_length,
     check_start,
     judge,
     replay_confusion,
@@ -40,24 +41,20 @@ def main(cfg: DictConfig) -> None:
     """Refine what `cfg` describes in the folder `cfg.run`, measure and judge it.
 
     Raises:
-        RefinementError: if the gate refuses the policy, and nobody asked for it all the same.
+        RefusedError: if the gate refuses data, start or policy, and nobody asked for that all the same.
     """
-    for name in ("checkpoint_every", "log_every"):
-        if cfg[name] < 1:
-            raise ConfigError(f"{name}={cfg[name]} must be at least 1 update")
-    if cfg.method not in ARMS:
-        raise ConfigError(f"method={cfg.method} is not one of {', '.join(ARMS)}")
+    check_options(cfg)
     console, run, device = Console(soft_wrap=True, highlight=False), Path(cfg.run), compute_device(cfg)
     world, gate = load_world(cfg, device), build(GateConfig, cfg.gate, "gate")
-    costly = cfg.method != "reward" and world.task.score == "return"
-    if costly:
-        console.print(f"violations: {world.cost_rate:.2%} of the data's steps")
-        check_data(world.cost_rate, gate)
-    start = load_subject(cfg, world) if cfg.start is not None else clone_subject(cfg, world, run / "start")
-    limit = float(cfg.limit) if world.task.score == "return" else None
-    before = measure(cfg, world, start.policy())
-    check_start(before.imagined, world.known_uncertainty, limit if costly else None, gate)
-    learner, chooser = start.learner(cfg), imagined_judge(cfg, world, gate, limit if costly else None)
+    check_world(world)
+    limit = cost_limit(cfg) if world.task.score == "return" else None
+    asked = None if cfg.method == "reward" else limit  # what is asked of the start and of checkpoints
+    try:
+        start, before = begin(cfg, world, gate, limit, asked, console)
+    except RefusedError:
+        withdraw(run)
+        raise
+    learner, chooser = start.learner(cfg), imagined_judge(cfg, world, gate, asked)
     last = training.run(
         learner,
         run,
@@ -75,6 +72,27 @@ def main(cfg: DictConfig) -> None:
     frozen = world.check_frozen()
     keep(run, checkpoint, release, frozen, bool(cfg.save_refused), {"start": before, "refined": after})
     say(console, run, checkpoint, release, bool(cfg.save_refused))
+
+
+def begin(
+    cfg: DictConfig,
+    world: World,
+    gate: GateConfig,
+    limit: float | None,
+    asked: float | None,
+    console: Console,
+) -> tuple[Subject, Side]:
+    """Return what is to be refined, measured; RefusedError where it may not be, `limit` and `asked` as in `main`."""
+    if limit is not None:
+        check_length(world.dataset, world.task.max_episode_steps)
+    if asked is not None:
+        console.print(f"violations: {world.cost_rate:.2%} of the data's steps")
+        check_data(world.cost_rate, gate)
+    cloned = cfg.start is None
+    start = clone_subject(cfg, world, Path(cfg.run) / "start") if cloned else load_subject(cfg, world)
+    before = measure(cfg, world, start.policy())
+    check_start(before.imagined, world.known_uncertainty, asked, gate)
+    return start, before
 
 
 def stored_config(cfg: DictConfig, world: World, start: Subject) -> dict[str, Any]:
@@ -118,12 +136,19 @@ def decide(world: World, found: Side, start: Side, gate: GateConfig, limit: floa
     )
 
 
+def withdraw(run: Path) -> None:
+    """Take back what an earlier judgement of the same run said, and the policy that it let out."""
+    (run / RELEASE).unlink(missing_ok=True)
+    shutil.rmtree(run / RELEASED, ignore_errors=True)
+
+
 def keep(
     run: Path, checkpoint: Path, release: Release, frozen: str, anyway: bool, sides: Mapping[str, Side]
 ) -> None:
     """Write the judgement beside the run, and the policy into its folder "released" if it may be used, or is wanted."""
     verdict = release.described() | {"world_model_sha256": frozen}
     document = {"release": verdict, "measured": {name: side.to_json() for name, side in sides.items()}}
+    withdraw(run)
     (run / RELEASE).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     if not release.released and not anyway:
         return
@@ -140,7 +165,7 @@ def keep(
 
 
 def say(console: Console, run: Path, checkpoint: Path, release: Release, anyway: bool) -> None:
-    """Tell where everything is; RefinementError for a policy that was refused."""
+    """Tell where everything is; RefusedError for a policy that was refused."""
     console.print(f"checkpoint: {checkpoint}\njudgement:  {run / RELEASE}")
     if release.released or anyway:
         console.print(
@@ -151,7 +176,7 @@ def say(console: Console, run: Path, checkpoint: Path, release: Release, anyway:
         if anyway:
             Console(stderr=True).print(f"warning: saved although the gate refused it: {reasons}")
             return
-        raise RefinementError(
+        raise RefusedError(
             f"the gate refuses the refined policy: {reasons}. It is not released; `diffpolicy evaluate "
             f"checkpoint={run}` shows what it does. To release it all the same: save_refused=true"
         )

@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from diffpolicy import training
-from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.refine_subjects import MEAN
 from diffpolicy.cli.refine_world import World
 from diffpolicy.policies import load_policy
@@ -59,8 +58,6 @@ def imagined_judge(
     """
     if cfg.choose_every is None or world.task.score != "return":
         return None
-    if cfg.choose_every < 1:
-        raise ConfigError(f"choose_every={cfg.choose_every} must be at least 1 roll-out, or null for none")
     deploy = MEAN if cfg.deploy is None else str(cfg.deploy)
     stricter = replace(gate, margin=SHARE * gate.margin)
     return ImaginedJudge(world, stricter, deploy, limit, int(cfg.choose_every) * int(cfg.refine.updates))

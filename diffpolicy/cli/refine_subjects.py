@@ -12,6 +12,7 @@ from diffpolicy import training
 from diffpolicy.alignment import Aligner
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
+from diffpolicy.cli.refine_options import lagrangian_config
 from diffpolicy.cli.refine_world import BranchConfig, World
 from diffpolicy.policies import CandidatePolicy, Policy, available_arms, load_policy
 from diffpolicy.policies.acting import chunk_policy
@@ -25,7 +26,6 @@ from diffpolicy.refinement import (
     BranchValues,
     CloneConfig,
     Lagrangian,
-    LagrangianConfig,
     RefineConfig,
     RewardOnly,
     Split,
@@ -70,7 +70,9 @@ def clone_subject(cfg: DictConfig, world: World, folder: Path) -> Subject:
 def load_subject(cfg: DictConfig, world: World) -> Subject:
     """Return the policy of the run `cfg.start`; ConfigError if it is one that cannot be refined."""
     checkpoint = training.read_checkpoint(training.best_checkpoint(Path(str(cfg.start)).expanduser()))
-    method = checkpoint.manifest["method"]
+    method, task = checkpoint.manifest["method"], checkpoint.manifest.get("task")
+    if task != world.task.id:
+        raise ConfigError(f"start={cfg.start} acts in {task}, the world model is one of {world.task.id}")
     if method == GAUSSIAN:
         return _gaussian(checkpoint, cfg, world)
     if method == "diffusion":
@@ -131,8 +133,7 @@ def make_arm(cfg: DictConfig, world: World) -> Arm:
     if cfg.method == "reward":
         return RewardOnly()
     if cfg.method == "lagrangian":
-        given = {**dict(cfg.lagrangian), "limit": float(cfg.limit), "episode_length": world.steps}
-        return Lagrangian(build(LagrangianConfig, given, "lagrangian"))
+        return Lagrangian(lagrangian_config(cfg, world.steps))
     if cfg.critics is None:
         raise ConfigError(
             "method=split needs critics=FOLDER, a run of `diffpolicy train policy=fisor` on the same task; or take "
@@ -144,7 +145,8 @@ def make_arm(cfg: DictConfig, world: World) -> Arm:
         raise ConfigError(
             f"critics={cfg.critics} holds {manifest['method']!r} of {manifest['task']}, not FISOR's critics"
         )
-    seed = manifest["seeds"][cfg.seed % len(manifest["seeds"])]
+    seeds = manifest["seeds"]
+    seed = cfg.seed if cfg.seed in seeds else seeds[cfg.seed % len(seeds)]
     judge = load_policy(checkpoint, available_arms(manifest)[0], seed, world.device)
     assert isinstance(judge, CandidatePolicy)
     return Split(judge.critics, judge.standardizer)

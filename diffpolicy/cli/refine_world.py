@@ -13,7 +13,7 @@ import envs
 from diffpolicy import data, training
 from diffpolicy.cli.common import dataset_path, load_dataset
 from diffpolicy.cli.errors import ConfigError
-from diffpolicy.refinement import episodes_env, first_moments, known_uncertainty, windows_of
+from diffpolicy.refinement import RefinementError, episodes_env, first_moments, known_uncertainty, windows_of
 from world_models import (
     FrameWindows,
     ImaginedEnv,
@@ -43,6 +43,10 @@ class BranchConfig:
     def __post_init__(self) -> None:
         if self.count < 2 or not 0.0 <= self.first <= 1.0:
             raise ConfigError(f"branches.count is 2 or more and branches.first between 0 and 1, got {self}")
+        if self.horizon is not None and self.horizon < 1:
+            raise ConfigError(
+                f"branches.horizon={self.horizon} must be 1 step or more, or null for what is usual"
+            )
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,23 @@ def load_world(cfg: DictConfig, device: torch.device) -> World:
     world = World(task, dataset, path.name, hashed, model, weights, held)
     world.check_frozen()
     return world
+
+
+def check_world(world: World) -> None:
+    """Check that policies can be refined and judged in a world model.
+
+    Raises:
+        ConfigError: if it has a single member, which is never unsure of anything.
+        RefinementError: if success counts, and what it predicts is another reward.
+    """
+    if world.model.members < 2:
+        raise ConfigError(
+            "the world model has one member, which never disagrees with itself, and the gate asks how unsure it is: "
+            "train one with world_model.members=3"
+        )
+    dense = isinstance(world.model, StateWorldModel) and not bool(world.model.binary[0])
+    if world.task.score == "success" and dense:
+        raise RefinementError(
+            f"the world model predicts rewards other than 0 and 1, where {world.task.name} is scored by success: train "
+            f"one on `diffpolicy collect task={world.task.name} source=mixture`, whose reward is success"
+        )

@@ -163,8 +163,14 @@ def record_mixture(
 def _policy(task: Task, config: MixtureConfig) -> Policy:
     checkpoint = read_checkpoint(best_checkpoint(str(config.driver)))
     manifest = checkpoint.manifest
+    chunks = manifest["method"] == "diffusion"
+    if not chunks and "seeds" not in manifest:
+        raise CollectionError(
+            f"mixture.driver={config.driver} holds {manifest['method']!r}, which is no policy: name a run of "
+            "`diffpolicy train` or `diffpolicy refine`"
+        )
     if manifest["task"] != task.id:
         raise CollectionError(f"mixture.driver={config.driver} acts in {manifest['task']}, not in {task.id}")
-    if manifest["method"] == "diffusion":
+    if chunks:
         return load_policy(checkpoint, config.arm)
     return load_policy(checkpoint, config.arm, manifest["seeds"][0])

@@ -18,6 +18,8 @@ from diffpolicy.safety import (
 )
 
 ACTION_LIMIT = 1.0 - 1e-5  # as published: a clipped sampler cannot reach the exact corners
+# By kind: the value of a reward is at least its bound, the others at most.
+NO_BOUNDS = torch.tensor([-torch.inf, torch.inf, torch.inf])
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class FisorConfig:
     critic_updates: int = 0  # not joint
     actor_updates: int = 0  # not joint
     standardize: bool = False
-    timeouts_terminal: bool = True  # as published; False bootstraps through time-outs
+    timeouts_terminal: bool = True  # as published; False bootstraps through time-outs, and what an episode
+    #                                 achieved before one bounds nothing
     safe_cost: float = 10.0  # the "safe" actor clones episodes with at most this cost
     critic: CriticConfig = field(default_factory=CriticConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
@@ -81,6 +84,10 @@ class Transitions:
             raise PolicyError(f"no episode of the data set costs at most safe_cost={config.safe_cost}")
         rewards = dataset.rewards * reward_scale
         bounds = _bounds(dataset, rewards, violations, config.critic)
+        if bounds is not None and not config.timeouts_terminal:
+            cut = dataset.timeouts & ~dataset.terminals
+            open_ended = cut[dataset.episode_ends - 1][dataset.episode_of]
+            bounds = torch.where(open_ended, NO_BOUNDS[:, None], bounds)
         return cls(
             standardizer=standardizer,
             observations=observations.to(device),
@@ -128,9 +135,5 @@ def _bounds(
     if not config.behaviour_bound:
         return None
     achieved = behaviour_values(rewards, dataset.costs, violations, dataset.episode_ends, config.gamma)
-    neutral = (-torch.inf, torch.inf, torch.inf)  # a reward is at least what was achieved, the others at most
-    rows = [
-        value if kind in config.behaviour_bound else torch.full_like(value, none)
-        for kind, value, none in zip(KINDS, achieved, neutral, strict=True)
-    ]
-    return torch.stack(rows)
+    named = torch.tensor([kind in config.behaviour_bound for kind in KINDS])
+    return torch.where(named[:, None], torch.stack(achieved), NO_BOUNDS[:, None])

@@ -20,8 +20,16 @@ from diffpolicy.refinement.episodes import (
     replay_confusion,
     windows_of,
 )
-from diffpolicy.refinement.errors import RefinementError
-from diffpolicy.refinement.gate import GateConfig, RealEpisodes, Release, check_data, check_start, judge
+from diffpolicy.refinement.errors import RefinementError, RefusedError
+from diffpolicy.refinement.gate import (
+    GateConfig,
+    RealEpisodes,
+    Release,
+    check_data,
+    check_length,
+    check_start,
+    judge,
+)
 from diffpolicy.refinement.imagination import Imagination, ImaginationConfig
 from diffpolicy.refinement.pictures import PictureCloneConfig, picture_cloner, picture_values
 from diffpolicy.refinement.recipes import CloneConfig, RefineConfig, cloner, refined_network, refiner
@@ -46,10 +54,12 @@ __all__ = [
     "RealEpisodes",
     "RefineConfig",
     "RefinementError",
+    "RefusedError",
     "Release",
     "RewardOnly",
     "Split",
     "check_data",
+    "check_length",
     "check_start",
     "cloner",
     "episodes_env",

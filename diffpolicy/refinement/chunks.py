@@ -42,6 +42,20 @@ class ChunkRefineConfig:
             raise RefinementError(
                 f"anchor is 0 or more, anchor_batch 1 or more and minimum_std positive, got {self}"
             )
+        if self.executed is not None and self.executed < 1:
+            raise RefinementError(
+                f"a decision executes one action or more, or null for the policy's own, got {self}"
+            )
+        self.align(0)  # refuses the others, as the next does
+        self.steps()
+
+    def align(self, seed: int) -> AlignConfig:
+        """Return how updates are made; ValueError for numbers that say nothing of the kind."""
+        return AlignConfig(self.iterations, self.updates, None, self.learning_rate, seed=seed)
+
+    def steps(self) -> DDPOConfig:
+        """Which denoising steps are learnt from; ValueError for numbers that say nothing of the kind."""
+        return DDPOConfig(self.clip, first_clip=self.first_clip, discount=self.discount)
 
     @property
     def rule(self) -> StepRule:
@@ -98,8 +112,7 @@ def chunk_refiner(
     chunks = chunk_model(model.roles)
     executed = config.executed or chunks.execution_horizon
     decisions = math.ceil(env.config.horizon / executed)
-    steps = DDPOConfig(config.clip, first_clip=config.first_clip, discount=config.discount)
-    objective = DDPO(model.process, config.rule, steps)
+    objective = DDPO(model.process, config.rule, config.steps())
     seen = torch.zeros(1, chunks.observation_horizon, chunks.observation_size, device=model.device)
     tokens = condition(chunks, Observation(seen))["tokens"].flatten(1).shape[1]
     credit = ValueCredit(tokens, decisions, ValueConfig(seed=seed), model.device)
@@ -117,5 +130,4 @@ def chunk_refiner(
             raise RefinementError(f"anchor={config.anchor:g} takes demonstrations to clone")
         fixed = Fixed(demonstrations, config.updates * config.anchor_batch)
         terms.append(Term(SFT(model.matcher()), fixed, config.anchor))
-    align = AlignConfig(config.iterations, config.updates, None, config.learning_rate, seed=seed)
-    return Aligner(model, terms, align, manifest)
+    return Aligner(model, terms, config.align(seed), manifest)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from diffpolicy.data import OfflineDataset
 from diffpolicy.refinement.episodes import Confusion, ImaginedEpisodes
-from diffpolicy.refinement.errors import RefinementError
+from diffpolicy.refinement.errors import RefinementError, RefusedError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def check_start(
     """Check that a policy may be refined at all; without a `limit` costs do not matter.
 
     Raises:
-        RefinementError: if it leaves the data or costs too much. Branches from real moments never go where it goes,
+        RefusedError: if it leaves the data or costs too much. Branches from real moments never go where it goes,
             so that refinement looks well there and makes it worse.
     """
     ratio, cost = imagined.uncertainty.mean().item() / known_uncertainty, imagined.costs.mean().item()
@@ -75,19 +76,35 @@ def check_start(
     if limit is not None and cost > limit:
         reasons.append(f"its imagined episodes cost {cost:.2f} (limit {limit:g})")
     if reasons:
-        raise RefinementError(
+        raise RefusedError(
             f"the policy to start from leaves what the world model knows: {'; '.join(reasons)}. Start from a clone of "
             "the data or of its cheap episodes (clone.max_cost), or train the world model on roll-outs of this policy"
         )
 
 
 def check_data(cost_rate: float, config: GateConfig) -> None:
-    """Raise RefinementError if the data hold too few violations to be learnt from."""
+    """Raise RefusedError if the data hold too few violations to be learnt from."""
     if cost_rate < config.cost_rate:
-        raise RefinementError(
+        raise RefusedError(
             f"only {cost_rate:.2%} of the data's steps are violations (at least {config.cost_rate:.2%}): a world model "
             "that has not seen them imagines none, and the policy will find them. Add episodes with violations, or "
             "lower gate.cost_rate if they cannot happen"
+        )
+
+
+def check_length(dataset: OfflineDataset, steps: int) -> None:
+    """Raise RefusedError if the data's longest episodes were cut short of the `steps` that one of the task takes.
+
+    Imagined episodes are as long, and the cost of a part would be judged by the limit of the whole. Episodes that
+    terminate are whole however short they are.
+    """
+    lengths, ends = dataset.episode_lengths, dataset.episode_ends - 1
+    longest = int(lengths.max())
+    cut = (lengths == longest) & ~dataset.terminals[ends]
+    if longest < steps and cut.any():
+        raise RefusedError(
+            f"the data's episodes were cut off after {longest} steps, where one of the task takes {steps}: what they "
+            f"cost cannot be compared with a limit. Collect whole ones (of a mixture: mixture.horizon={steps})"
         )
 
 

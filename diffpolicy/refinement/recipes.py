@@ -82,6 +82,13 @@ class RefineConfig:
             raise RefinementError(
                 f"anchors are 0 or more, anchor_batch 1 or more and clip between 0 and 1, got {self}"
             )
+        self.align(0)  # refuses the others
+
+    def align(self, seed: int) -> AlignConfig:
+        """Return how updates are made; ValueError for numbers that say nothing of the kind."""
+        return AlignConfig(
+            self.iterations, self.updates, None, self.learning_rate, 0.0, self.gradient_clip, seed=seed
+        )
 
 
 def cheap_transitions(dataset: OfflineDataset, max_cost: float | None) -> Tensor:
@@ -102,7 +109,17 @@ def cloner(
     device: torch.device,
     description: Mapping[str, Any],
 ) -> Aligner:
-    """Return the learner of a Gaussian policy that clones a dataset: supervised fine-tuning of a fresh network."""
+    """Return the learner of a Gaussian policy that clones a dataset: supervised fine-tuning of a fresh network.
+
+    Raises:
+        RefinementError: if a column is not to be seen that is not there, or no episode is cheap enough.
+    """
+    absent = [column for column in config.unseen if not 0 <= column < dataset.observation_size]
+    if absent:
+        raise RefinementError(
+            f"clone.unseen={config.unseen} names columns of observations that have {dataset.observation_size}, the "
+            "first of them 0"
+        )
     generator = torch.Generator().manual_seed(seed)
     fitted = Standardizer.fit(dataset)
     still = dataset.observations[dataset.rows].std(0, correction=0) < config.least_deviation
@@ -142,16 +159,7 @@ def refiner(
         data = _demonstrated(policy, dataset, device)
         anchor = Fixed(data, config.updates * config.anchor_batch)
         terms.append(Term(SFT(gaussian_matcher(model)), anchor, config.anchor))
-    align = AlignConfig(
-        config.iterations,
-        config.updates,
-        None,
-        config.learning_rate,
-        0.0,
-        config.gradient_clip,
-        seed=seed,
-    )
-    return Aligner(model, terms, align, _manifest(network, policy, seed, description))
+    return Aligner(model, terms, config.align(seed), _manifest(network, policy, seed, description))
 
 
 def _manifest(

@@ -210,6 +210,28 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(
     assert not list(run.glob("*/checkpoints"))
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("refine.value.gamma=1", "gamma lies in"),
+        ("refine.gate.margin=2", "the margin at most 1"),
+        ("refine.refine.iterations=0", "one or more iterations"),
+        ("refine.lagrangian.margin=0", "a margin is above 0"),
+        ("refine.limit=null", "limit=None"),
+        ("world.world_model.members=1", "two members or more"),
+        ("world.world_model=pixel_tiny", "models of states"),
+    ],
+)
+def test_what_no_policy_could_be_refined_with_is_refused_before_anything_is_trained(
+    tmp_path: Path, word: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    given = [each for each in SMALL if each.startswith(("task", "progress", "refine.method"))]
+    assert dispatch(["pipeline", f"run={run}", *given, word]) != 0
+    assert says in capsys.readouterr().err
+    assert not [path for path in run.glob("[!.]*") if path.is_dir()]
+
+
 def test_the_demo_is_a_pipeline_of_two_training_seeds(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

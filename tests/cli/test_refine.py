@@ -1,12 +1,16 @@
 """`diffpolicy refine` as a user types it, small."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from diffpolicy import training
+from diffpolicy.cli.configs import config_folder
 from diffpolicy.cli.dispatch import dispatch
+from diffpolicy.evaluation.certificate import read_certificate
 from diffpolicy.policies import load_policy
 from diffpolicy.training.judging import read_scores
 from world_models import load_world_model
@@ -88,6 +92,49 @@ def test_a_refused_policy_fails_the_command_unless_it_is_wanted_all_the_same(
     assert not released.manifest["refinement"]["released"]
 
 
+def test_who_is_refused_is_no_longer_released(given: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["refine", *given, f"run={run}", *OPEN, "gate.cost_rate=0"]
+    said, released = run / "release.json", run / "released"
+    assert dispatch(words) == 0
+    assert (
+        dispatch([*words, "gate.cost_rate=0.9", "refine.clip=0.1"]) == 1
+    )  # the data are refused, whatever the run
+    assert not said.exists()
+    assert not released.exists()
+    assert dispatch(words) == 0
+    assert dispatch([*words, "refine.clip=0.1"]) == 1  # another run's options: nothing is judged
+    assert released.exists()
+    assert dispatch([*words, "gate.uncertainty=0"]) == 1
+    assert not json.loads(said.read_text())["release"]["released"]
+    assert not released.exists()
+    assert dispatch(words) == 0
+    assert dispatch([*words, "gate.start_uncertainty=0"]) == 1
+    assert not said.exists()
+    assert not released.exists()
+
+
+def test_evaluate_plays_the_checkpoint_that_was_chosen(given: list[str], tmp_path: Path) -> None:
+    run, scores = tmp_path / "run", tmp_path / "scores"
+    assert dispatch(["refine", *given, f"run={run}", *OPEN, "gate.cost_rate=0"]) == 0
+    shutil.rmtree(run / "best")
+    chosen = "checkpoints/step-00000002"
+    shutil.copytree(run / chosen, run / "best" / chosen)
+    words = ["evaluate", f"checkpoint={run}", "arms=[mean]", "headline=mean", "reference=mean"]
+    assert dispatch([*words, "episodes=1", f"run={scores}"]) == 0
+    (arm,) = read_certificate(scores / "certificate.json").document["arms"]
+    weights = [training.read_checkpoint(path).manifest["sha256"] for path in (run / chosen, run)]
+    assert arm["weights"] == [weights[0]["model.safetensors"]] != [weights[1]["model.safetensors"]]
+
+
+def test_the_gate_decides_on_other_episodes_than_are_reported() -> None:
+    seeds = [
+        OmegaConf.load(config_folder() / f"{verb}.yaml")[key]
+        for verb, key in (("refine", "episodes_seed"), ("evaluate", "seed"))
+    ]
+    assert abs(seeds[0] - seeds[1]) >= 10_000
+
+
 def test_a_gaussian_policy_that_is_there_already_is_gone_on_from(given: list[str], tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert dispatch(["refine", *given, f"run={first}", *OPEN, "gate.cost_rate=0"]) == 0
@@ -118,3 +165,34 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_trained(
     assert dispatch(["refine", *given, f"run={run}", "gate.cost_rate=0", *OPEN, *words]) != 0
     assert says in capsys.readouterr().err
     assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["limit=null", "method=split"], "limit=None"),
+        (["limit=null"], "limit=None"),
+        (["limit=much"], "limit=much"),
+        (["refine.iterations=0"], "one or more iterations"),
+        (["refine.updates=0"], "one or more iterations"),
+        (["refine.gradient_clip=0"], "gradient clip"),
+        (["refine.learning_rate=0"], "learning rate"),
+        (["chunks.iterations=0"], "one or more iterations"),
+        (["chunks.clip=0"], "clip=0"),
+        (["chunks.executed=0"], "one action or more"),
+        (["branches.horizon=0"], "branches.horizon=0"),
+        (["value.gamma=1"], "gamma lies in"),
+        (["lagrangian.rate=0"], "positive rate"),
+        (["choose_every=0"], "choose_every=0"),
+        (["clone.unseen=[99]"], "clone.unseen=[99]"),
+    ],
+)
+def test_a_number_without_a_meaning_is_refused_before_the_clone_is_trained(
+    given: list[str], tmp_path: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert dispatch(["refine", *given, f"run={run}", "gate.cost_rate=0", *OPEN, *words]) != 0
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not list(run.rglob("step-*"))

@@ -1,7 +1,10 @@
 """Mixtures: every kind of behaviour is there, success is the reward, and what moves at a reset is no dynamics."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 
 import envs
 from diffpolicy import data
-from diffpolicy.collection import CollectConfig, CollectionError, MixtureConfig, collect
+from diffpolicy.collection import CollectConfig, CollectionError, MixtureConfig, collect, mixture
 from diffpolicy.collection.mixture import Driver, Noisy, Uniform, behaviours
 from diffpolicy.policies import ActionChunk, Memory, Observation
 
@@ -82,6 +85,22 @@ def test_who_cannot_drive_is_refused() -> None:
     for wrong in ({"uniform": -1}, {"horizon": 0}, {"noise": -0.1}):
         with pytest.raises(CollectionError, match="a mixture has"):
             MixtureConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "says"),
+    [
+        ({"method": "world_model", "task": "PointRobot-v0"}, "'world_model', which is no policy"),
+        ({"method": "gaussian", "task": "BallCircle", "seeds": [0]}, "acts in BallCircle"),
+    ],
+)
+def test_what_cannot_drive_is_named(
+    manifest: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = SimpleNamespace(manifest=manifest)
+    monkeypatch.setattr(mixture, "read_checkpoint", lambda path: checkpoint)
+    with pytest.raises(CollectionError, match=says):
+        behaviours(envs.task("PointRobot"), replace(RANDOM, driver="there", driven=1))
 
 
 def test_success_is_the_reward_and_a_reset_moves_nothing(tmp_path: Path) -> None:

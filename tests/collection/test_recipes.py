@@ -29,6 +29,19 @@ def test_an_interrupted_recipe_goes_no_further(tmp_path: Path, monkeypatch: pyte
     assert len(started) == 1
 
 
+@pytest.mark.parametrize(("source", "runs"), [(None, 2), ("ppo", 2), ("mixture", 1), ("sac", 1)])
+def test_a_source_that_is_not_the_recipe_s_collects_once(
+    source: str | None, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[CollectConfig] = []
+    monkeypatch.setattr("diffpolicy.cli.collect.collect", lambda task, config, *rest: configs.append(config))
+    for name in ("HalfCheetahVelocity", "PointCircle1"):
+        configs.clear()
+        collect_task(envs.task(name), tmp_path / "x.hdf5", {"source": source, "seed": 5}, progress=False)
+        assert [config.extend for config in configs] == [False, True][:runs]
+        assert {config.seed for config in configs} == {5}
+
+
 def test_a_recipe_of_two_runs_pools_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep = {"per_cell": 1_000, "max_episodes": 1_000, "source": "scripted"}
     runs = [{**keep, "steps": 1_500}, {**keep, "steps": 1_500, "seed": 1, "extend": True}]

@@ -75,6 +75,14 @@ def success(world: WorldModelLearner, model: Model) -> float:
     return imagine_episodes(policy, imagined(world, 128), 5).success.float().mean().item()
 
 
+@pytest.mark.parametrize(
+    "given", [{"iterations": 0}, {"learning_rate": 0.0}, {"clip": 0.0}, {"discount": 2.0}, {"executed": 0}]
+)
+def test_settings_without_a_meaning_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"alignment has|clipped between|discount|one action or more"):
+        ChunkRefineConfig(**given)
+
+
 def test_the_world_model_takes_the_simulator_s_place(world: WorldModelLearner) -> None:
     env = LockstepEnv(imagined(world, 8))
     one, _ = env.reset(seed=[3] * 8)

@@ -13,8 +13,9 @@ from diffpolicy.refinement import (
     GateConfig,
     ImaginedEpisodes,
     RealEpisodes,
-    RefinementError,
+    RefusedError,
     check_data,
+    check_length,
     check_start,
     episodes_env,
     imagine_episodes,
@@ -90,16 +91,26 @@ def test_less_than_the_start_is_no_gain_unless_that_costs_too_much() -> None:
 
 def test_a_policy_that_leaves_the_data_is_not_even_refined() -> None:
     check_start(episodes(cost=5.0, uncertainty=1.9), 1.0, 10.0, GATE)
-    with pytest.raises(RefinementError, match=r"2\.10 times"):
+    with pytest.raises(RefusedError, match=r"2\.10 times"):
         check_start(episodes(uncertainty=2.1), 1.0, 10.0, GATE)
-    with pytest.raises(RefinementError, match=r"cost 10\.50"):
+    with pytest.raises(RefusedError, match=r"cost 10\.50"):
         check_start(episodes(cost=10.5), 1.0, 10.0, GATE)
 
 
 def test_data_without_violations_are_refused() -> None:
     check_data(0.02, GATE)
-    with pytest.raises(RefinementError, match=r"0\.10%"):
+    with pytest.raises(RefusedError, match=r"0\.10%"):
         check_data(0.001, GATE)
+
+
+def test_data_cut_short_are_no_measure_of_what_an_episode_costs(line: Any) -> None:
+    check_length(line.data, 20)
+    with pytest.raises(
+        RefusedError, match=r"after 20 steps, where one of the task takes 100.*mixture\.horizon=100"
+    ):
+        check_length(line.data, 100)
+    over = line.data.select(line.data.terminals[line.data.episode_ends - 1])  # short because they terminate
+    check_length(over, 100)
 
 
 def test_imagined_episodes_are_summed_to_their_end(line: Any) -> None:

@@ -43,6 +43,14 @@ def test_settings_without_a_meaning_are_refused(given: dict[str, float]) -> None
         RefineConfig(**given)
 
 
+@pytest.mark.parametrize(
+    "given", [{"iterations": 0}, {"updates": 0}, {"learning_rate": 0.0}, {"gradient_clip": 0.0}]
+)
+def test_updates_that_are_none_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="alignment has"):
+        RefineConfig(**given)
+
+
 def test_a_clone_does_not_see_what_hardly_moves(line: Any) -> None:
     def scale(config: CloneConfig) -> torch.Tensor:
         learner = cloner(line.data, GaussianConfig([8]), config, 0, torch.device("cpu"), {})
@@ -51,5 +59,7 @@ def test_a_clone_does_not_see_what_hardly_moves(line: Any) -> None:
     plain, chosen = (scale(CloneConfig(1, 8, least_deviation=least)) for least in (0.0, 0.5))
     assert torch.equal(chosen, torch.stack([plain[0], torch.tensor(UNSEEN)]))  # a place, and a constant
     assert scale(CloneConfig(1, 8, unseen=[0])).tolist() == [UNSEEN, 1.0]
+    with pytest.raises(RefinementError, match=r"unseen=\[2\].*have 2"):
+        scale(CloneConfig(1, 8, unseen=[2]))
     with pytest.raises(RefinementError, match="cloning takes updates"):
         CloneConfig(least_deviation=-1.0)

@@ -30,7 +30,7 @@ from diffpolicy.evaluation.certificate import read_certificate
 from diffpolicy.evaluation.protocol import episode_seeds
 from diffpolicy.evaluation.summary import Episodes
 from diffpolicy.policies import load_policy
-from diffpolicy.refinement import RefinementError
+from diffpolicy.refinement import RefusedError
 
 # Of refine, what the suite and its tasks may change.
 OPTIONS = ("branches", "refine", "value", "lagrangian", "clone", "gaussian", "gate")
@@ -149,7 +149,7 @@ def refined(cfg: DictConfig, task: envs.Task, seed: int, method: str, world: Pat
     }
     try:
         refine.main(_filled(cfg, merged, changes))
-    except RefinementError as error:  # of data or a start that nothing can be refined from
+    except RefusedError as error:  # of data or a start that nothing can be refined from
         if not (start / "checkpoints").is_dir():
             raise
         verdict = {"released": False, "reasons": [str(error)], "figures": {}}
