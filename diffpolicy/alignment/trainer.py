@@ -95,7 +95,8 @@ class Aligner(Learner):
     several terms log under one name the first term's is kept.
 
     Raises:
-        ValueError: if a batch cannot be cut into that many minibatches, or microbatches would cut trees.
+        ValueError: if a batch cannot be cut into that many minibatches, microbatches would cut trees, or one term
+            leaves the denoiser as it is and another would train it.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Aligner(Learner):
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
         _check_cuts(terms, config)
+        _check_frozen(terms)
         self.model_to_align, self.terms, self.config = model, tuple(terms), config
         self.total_steps = config.iterations * config.updates
         self.calls = 0
@@ -292,6 +294,15 @@ def _check_cuts(terms: Sequence[Term], config: AlignConfig) -> None:
                 f"a batch of {units} {kind} cannot be cut into {config.updates} minibatches: make fewer updates, or "
                 "larger roll-outs"
             )
+
+
+def _check_frozen(terms: Sequence[Term]) -> None:
+    kinds = {term.objective.needs.frozen: type(term.objective).__name__ for term in terms}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{kinds[True]} leaves the denoiser as it is, and {kinds[False]} beside it, an anchor perhaps, would train "
+            "it: leave one of them out"
+        )
 
 
 def _check(term: Term, found: Gathered) -> None:

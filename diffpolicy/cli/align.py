@@ -106,10 +106,6 @@ def make_aligner(cfg: DictConfig, subject: Subject) -> Aligner:
     floor = max(online.rule.minimum_std, subject.minimum_std)
     online = replace(online, rule=replace(online.rule, minimum_std=floor))
     objective = build_objective(name, subject.model, subject.reward, online.rule, objective_options(cfg))
-    if cfg.anchor and objective.needs.frozen:
-        raise ConfigError(
-            f"objective={name} leaves the denoiser as it is, and an anchor would train it: leave anchor out"
-        )
     held = [anchor(cfg, subject, online)] if cfg.anchor else []
     needs, data = objective.needs, subject.data
     if data is None and subject.demonstrations and not (needs.rewards or needs.pairs or needs.prompts):

@@ -8,11 +8,12 @@ import torch
 from pathwise_toy import generator, model
 from torch import Tensor
 
-from diffpolicy.alignment.experience import Online, OnlineConfig
+from diffpolicy.alignment.experience import Fixed, Online, OnlineConfig
 from diffpolicy.alignment.model import Model
 from diffpolicy.alignment.monitor import Monitor
 from diffpolicy.alignment.objective import Part
 from diffpolicy.alignment.objectives.find import FIND, FINDConfig
+from diffpolicy.alignment.objectives.sft import SFT
 from diffpolicy.alignment.reward import Reward, Rewards
 from diffpolicy.alignment.samples import Rated, Rollout
 from diffpolicy.alignment.trainer import AlignConfig, Aligner, Term
@@ -163,7 +164,16 @@ def test_a_look_amid_an_iteration_does_not_change_what_is_learnt(tmp_path: Path)
 
 
 def test_what_find_cannot_learn_from_is_refused() -> None:
-    objective, nothing = FIND(sided()), torch.zeros(2)
+    of = sided()
+    objective, nothing = FIND(of), torch.zeros(2)
+    online, demonstrations = (
+        Online(of, Side(), objective, EVERY),
+        Fixed(Rollout(torch.zeros(2, 3), None, nothing.long()), 2),
+    )
+    with pytest.raises(ValueError, match="leave one of them out"):
+        Aligner(
+            of, [Term(objective, online), Term(SFT(of.matcher()), demonstrations)], AlignConfig(updates=1)
+        )
     bare = Rollout(torch.zeros(2, 3), None, torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="which prompts"):
         only(objective, Rated(bare, nothing, nothing))

@@ -286,7 +286,7 @@ def test_a_policy_stays_one_that_every_verb_takes(
         (["anchor=-1"], "a weight of 0 or more"),
         (["anchor=nan"], "a weight of 0 or more"),
         (["anchor=1", "objective=sft"], "leave anchor out"),
-        (["anchor=1", "objective=find"], "leave anchor out"),
+        (["anchor=1", "objective=find"], "FIND leaves the denoiser as it is, and SFT beside it"),
         (["objective=rwr", "online.advantages=global"], "leave advantages at 'softmax'"),
         (["objective=rwr", "+objective.beta=5"], "no option 'beta'"),
         (["model={pipeline}", "prompts=[a]", "reward@gold=jpeg"], "give it as reward=jpeg"),
