@@ -1,7 +1,8 @@
 """What decides how a world model of states is made and trained."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -9,6 +10,18 @@ from world_models.errors import WorldModelError
 
 Kind = Literal["diffusion", "deterministic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@contextmanager
+def stored_options(where: object) -> Iterator[None]:
+    """Raise WorldModelError where the options in the checkpoint at `where` are those of another version."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise WorldModelError(
+            f"{where} holds a world model with options that this version does not know ({error}): load it with the "
+            "version named in its manifest"
+        ) from error
 
 
 def check_unsigned(config: object, names: Sequence[str]) -> None:

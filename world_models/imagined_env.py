@@ -1,5 +1,6 @@
 """A frozen world model as an environment: many episodes at once, on the model's device, from real states."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,7 +63,7 @@ class ImaginedEnvConfig:
     unknown_cost: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or self.unknown_cost < 0.0:
+        if self.horizon < 1 or not 0.0 <= self.unknown_cost < math.inf:
             raise WorldModelError(f"imagined episodes have a step or more and costs >= 0, got {self}")
         if self.max_uncertainty is not None and not self.max_uncertainty > 0.0:
             raise WorldModelError(f"max_uncertainty is positive, got {self.max_uncertainty}")

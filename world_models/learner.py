@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffpolicy.data import OfflineDataset
 from diffpolicy.training import AveragedLearner, Checkpoint
-from world_models.config import DiffusionSteps, WorldModelConfig
+from world_models.config import DiffusionSteps, WorldModelConfig, stored_options
 from world_models.errors import WorldModelError
 from world_models.state import StateWorldModel
 from world_models.windows import Outcome, Window, Windows
@@ -74,7 +74,7 @@ def load_world_model(checkpoint: Checkpoint, device: torch.device | str = "cpu")
     """Return the world model of a checkpoint, frozen.
 
     Raises:
-        WorldModelError: if the checkpoint holds something else.
+        WorldModelError: if the checkpoint holds something else, or is of another version.
     """
     manifest = checkpoint.manifest
     if manifest.get("method") != "world_model":
@@ -82,8 +82,9 @@ def load_world_model(checkpoint: Checkpoint, device: torch.device | str = "cpu")
             f"{checkpoint.path} holds {manifest.get('method', 'something')!r}, not a world model: name a checkpoint of "
             "`diffpolicy train-world-model`"
         )
-    stored = dict(manifest["world_model"])
-    config = WorldModelConfig(**stored | {"diffusion": DiffusionSteps(**stored["diffusion"])})
+    with stored_options(checkpoint.path):
+        stored = dict(manifest["world_model"])
+        config = WorldModelConfig(**stored | {"diffusion": DiffusionSteps(**stored["diffusion"])})
     sizes = (manifest["observation_size"], manifest["action_size"])
     model = StateWorldModel(config, *sizes, torch.Generator())
     # Checkpoints of before columns were copied from others name no sources: none is copied then.

@@ -34,7 +34,7 @@ class PixelNoise:
         if (
             self.steps < 2
             or not 0.0 < self.sigma_min < self.sigma_max < math.inf
-            or not 0.0 < self.lowest < self.highest
+            or not 0.0 < self.lowest < self.highest < math.inf
         ):
             raise WorldModelError(
                 f"noise needs two steps or more, sigma_min < sigma_max and lowest < highest, above 0, got {self}"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffpolicy.data import OfflineDataset
 from diffpolicy.training import AveragedLearner, Checkpoint
+from world_models.config import stored_options
 from world_models.errors import WorldModelError
 from world_models.frames import OUTCOMES, FrameWindows, moved
 from world_models.pixel import PixelWorldModel
@@ -125,7 +126,7 @@ def load_pixel_world_model(checkpoint: Checkpoint, device: torch.device | str = 
     """Return the world model of a checkpoint, frozen.
 
     Raises:
-        WorldModelError: if the checkpoint holds something else.
+        WorldModelError: if the checkpoint holds something else, or is of another version.
     """
     manifest = checkpoint.manifest
     if manifest.get("method") != METHOD:
@@ -133,8 +134,9 @@ def load_pixel_world_model(checkpoint: Checkpoint, device: torch.device | str = 
             f"{checkpoint.path} holds {manifest.get('method', 'something')!r}, not a world model of pixels: name a "
             "checkpoint of one"
         )
-    stored = dict(manifest["pixel_world_model"])
-    config = PixelConfig(**stored | {"noise": PixelNoise(**stored["noise"])})
+    with stored_options(checkpoint.path):
+        stored = dict(manifest["pixel_world_model"])
+        config = PixelConfig(**stored | {"noise": PixelNoise(**stored["noise"])})
     model = PixelWorldModel(config, manifest["action_size"], torch.Generator())
     model.load_state_dict(checkpoint.model)
     return model.to(device).requires_grad_(False).eval()

@@ -38,11 +38,24 @@ class PlayConfig:
                 f"episodes={self.episodes} judged={self.judged} seed={self.seed} horizon={self.horizon} "
                 f"longest_hold={self.longest_hold}"
             )
+        if self.judged and self.horizon < 2:
+            raise ConfigError(
+                "play.horizon=1 shows one picture, on which nothing can be judged: set play.judged=0"
+            )
 
 
 def with_camera(task: envs.Task, path: Path, camera: str) -> data.OfflineDataset:
     """Return the dataset at `path` with the pictures of one camera; DataError when it has none."""
     return load_dataset(task, path, (camera,))
+
+
+def check_camera(task: envs.Task, camera: str) -> None:
+    """Raise ConfigError unless the simulator of `task` shows pictures of that camera."""
+    environment: Any = envs.make(task.id)
+    try:
+        _picture(task, environment.reset(seed=0)[1], camera)
+    finally:
+        environment.close()
 
 
 def play(task: envs.Task, config: PlayConfig, episodes: int, seed: int, camera: str) -> data.OfflineDataset:

@@ -19,7 +19,7 @@ from diffpolicy.cli.common import compute_device, dataset_path, listed
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.cli.imagine import FilmConfig, film_pixels, keep
-from diffpolicy.cli.pixel_data import PlayConfig, play, together, with_camera
+from diffpolicy.cli.pixel_data import PlayConfig, check_camera, play, together, with_camera
 from diffpolicy.cli.train_world_model import FIDELITY, HoldOutConfig, JudgeConfig, run_config, split
 from world_models import FrameWindows, PixelConfig, PixelLearner, PixelWorldModel, load_pixel_world_model
 from world_models.fidelity import hold_out
@@ -53,6 +53,8 @@ class PixelJudge:
 
 def main(cfg: DictConfig) -> None:
     """Train what `cfg` describes in the folder `cfg.run`, say how true it is, and film it."""
+    if build(PlayConfig, cfg.play, "play").judged:  # a run cannot go on with another `play`
+        check_camera(envs.task(cfg.task), camera_of(model_config(cfg.world_model)))
     checkpoint = train(cfg)
     console = Console(soft_wrap=True, highlight=False)
     model, known = trained(cfg, checkpoint)

@@ -8,7 +8,7 @@ import pytest
 
 import envs
 from diffpolicy.cli.errors import ConfigError
-from diffpolicy.cli.pixel_data import PlayConfig, play
+from diffpolicy.cli.pixel_data import PlayConfig, check_camera, play
 
 TASK = replace(
     envs.task("reach-v3-pixels"), observation_size=1, action_size=1, max_episode_steps=10, score="success"
@@ -53,3 +53,12 @@ def test_elsewhere_rewards_are_the_simulators(score: Any) -> None:
 def test_cameras_that_show_nothing_are_named() -> None:
     with pytest.raises(ConfigError, match="'wrist'"):
         play(TASK, PlayConfig(), episodes=1, seed=0, camera="wrist")
+    with pytest.raises(ConfigError, match="'wrist'"):
+        check_camera(TASK, "wrist")
+    check_camera(TASK, "camera")
+
+
+def test_one_picture_is_not_judged() -> None:
+    with pytest.raises(ConfigError, match="one picture"):
+        PlayConfig(judged=1, horizon=1)
+    PlayConfig(judged=0, horizon=1)

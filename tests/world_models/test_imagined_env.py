@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -68,6 +69,15 @@ def test_what_the_model_cannot_know_ends_in_a_violation(trained: Train):
     assert infos["unknown"].all()
     assert (truncated | terminated).all()
     assert (infos["cost"] == 7.0).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"horizon": 0}, {"unknown_cost": -1.0}, {"unknown_cost": math.nan}, {"max_uncertainty": math.nan}],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]):
+    with pytest.raises(WorldModelError):
+        ImaginedEnvConfig(**wrong)
 
 
 def test_it_terminates_where_the_world_does(trained: Train):

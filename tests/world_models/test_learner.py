@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,23 @@ def test_other_checkpoints_are_refused(tmp_path: Path):
     )
     with pytest.raises(WorldModelError, match="not a world model"):
         load_world_model(read_checkpoint(path))
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    tmp_path: Path, line_world: Callable[..., OfflineDataset]
+):
+    learner = WorldModelLearner(line_world(), SMALL, seed=0)
+    for number, stored in enumerate(({**asdict(SMALL), "colour": 1}, {"kind": "deterministic"})):
+        path = training.write_checkpoint(
+            tmp_path,
+            number,
+            model=learner.model(),
+            state={},
+            config={},
+            manifest={**learner.manifest(), "world_model": stored},
+        )
+        with pytest.raises(WorldModelError, match="this version does not know"):
+            load_world_model(read_checkpoint(path))
 
 
 def test_a_checkpoint_without_sources_copies_nothing(

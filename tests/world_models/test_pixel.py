@@ -200,9 +200,28 @@ def test_settings_that_make_no_sense_are_refused():
         PixelConfig(predicts="magic")
     with pytest.raises(WorldModelError, match="tiny, diamond"):
         PixelConfig(network="huge")
-    for noise in ({"steps": 1}, {"sigma_min": 6.0}, {"offset": -1.0}):
+    for noise in (
+        {"steps": 1},
+        {"sigma_min": 6.0},
+        {"offset": -1.0},
+        {"rho": 0.0},
+        {"std": math.inf},
+        {"sigma_max": math.inf},
+        {"highest": math.inf},
+    ):
         with pytest.raises(WorldModelError, match="noise needs"):
             PixelNoise(**noise)
+    with pytest.raises(WorldModelError, match="finite mean"):
+        PixelNoise(mean=math.nan)
+    for name, value in (
+        ("learning_rate", -1.0),
+        ("weight_decay", math.nan),
+        ("average_decay", -0.5),
+        ("clip", 0.0),
+        ("success_reward", math.nan),
+    ):
+        with pytest.raises(WorldModelError, match=name):
+            PixelConfig(**{name: value})
     windows = FrameWindows(square_world(2, 4, 8), 2, 8, tasks=torch.tensor([0, 5]))
     with pytest.raises(WorldModelError, match="task 5"):
         PixelWorldModel(SMALL, 2, torch.Generator()).fit(windows)

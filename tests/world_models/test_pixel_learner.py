@@ -53,6 +53,11 @@ def test_other_checkpoints_are_refused(tmp_path: Path):
     )
     with pytest.raises(WorldModelError, match="not a world model of pixels"):
         load_pixel_world_model(read_checkpoint(path))
+    made = learner()
+    manifest = {**made.manifest(), "pixel_world_model": {"colour": 1}}
+    path = training.write_checkpoint(tmp_path, 2, model=made.model(), state={}, config={}, manifest=manifest)
+    with pytest.raises(WorldModelError, match="this version does not know"):
+        load_pixel_world_model(read_checkpoint(path))
 
 
 def test_what_comes_second_is_predicted_from_the_models_own_frame(monkeypatch: pytest.MonkeyPatch):
