@@ -33,7 +33,11 @@ class Judge(Protocol):
     """
 
     every: int
-    settings: Mapping[str, Any]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What scores depend on."""
+        ...
 
     def __call__(self, checkpoint: Path) -> Verdict:
         """Return the verdict on the checkpoint at this path."""
