@@ -95,10 +95,10 @@ def task(name: str) -> Task:
 
     Raises UnknownTaskError, naming the nearest tasks, if there is none.
     """
-    known = _by_name()
-    if name.lower() in known:
-        return known[name.lower()]
-    matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    known, wanted = _by_name(), str(name).lower()  # a command line may hold a number
+    if wanted in known:
+        return known[wanted]
+    matches = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     nearest = list(dict.fromkeys(known[match].name for match in matches))
     advice = f"Did you mean {' or '.join(nearest)}?" if nearest else "envs.tasks() lists all of them."
     raise UnknownTaskError(f"There is no task {name!r}. {advice}")

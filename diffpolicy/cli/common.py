@@ -56,7 +56,7 @@ def dataset_file(folder: Path, task: envs.Task) -> Path:
 def dataset_path(task: envs.Task, path: str | None) -> Path:
     """Return the dataset file: `path` if given, else the shipped one of `task`; ConfigError when there is none."""
     if path is not None:
-        found = Path(path).expanduser()
+        found = Path(str(path)).expanduser()  # a command line may hold a number
         if not found.exists():
             raise ConfigError(f"data={path}: there is no such file")
         return found

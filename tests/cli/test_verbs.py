@@ -178,6 +178,8 @@ def test_a_chunk_policy_is_trained_judged_calibrated_and_evaluated(
         (["train", "task=CarRun"], "data fetch CarRun"),
         (["train", "task=BallCircle", "data=nowhere.hdf5"], "no such file"),
         (["train", "task=BallCircle", "policy.actors=[fisr]"], "fisor"),
+        (["train", "task=5"], "no task 5"),
+        (["train", "task=BallCircle", "data=5"], "data=5: there is no such file"),
         (["train", "task=pusht"], "policy=diffusion_mlp"),
         (["train", "policy=diffusion_mlp", "task=FrankaKitchen"], "needs a dataset: pass data=FILE"),
         (["train", "policy=diffusion_mlp", "task=pusht", "policy.cameras=[camera]"], "PushTImage"),
