@@ -32,6 +32,8 @@ from diffpolicy.cli.common import compute_device
 from diffpolicy.cli.config import build
 from diffpolicy.cli.errors import ConfigError
 from diffpolicy.data import sha256
+from diffpolicy.diffusion import DiffusionError
+from diffpolicy.networks import NetworkError
 
 FILES = ("prompts", "data")  # options that name files to learn from
 NOT_LEARNT_FROM = ("run", "device", "threads", "progress", "checkpoint_every", "log_every", "monitor")
@@ -213,6 +215,6 @@ def refused() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        if type(error) in (ValueError, TypeError, RecipeError):
+        if type(error) in (ValueError, TypeError, DiffusionError, NetworkError, RecipeError):
             raise ConfigError(str(error)) from error
         raise

@@ -52,7 +52,8 @@ def main(cfg: DictConfig) -> None:
     try:
         start, before = begin(cfg, world, gate, limit, asked, console)
     except RefusedError:
-        withdraw(run)
+        if judged_before(run, learnt_from(cfg, world)):
+            withdraw(run)
         raise
     learner, chooser = start.learner(cfg), imagined_judge(cfg, world, gate, asked)
     last = training.run(
@@ -67,7 +68,7 @@ def main(cfg: DictConfig) -> None:
     checkpoint = last if chooser is None else training.best_checkpoint(run)
     take(learner, checkpoint)
     after = measure(cfg, world, start.policy())
-    release = decide(world, after, before, gate, limit)
+    release = decide(world, after, gate, limit, decide(world, before, gate, limit))
     console.print(table(world.task, {"start": before, "refined": after}, world.known_uncertainty))
     frozen = world.check_frozen()
     keep(run, checkpoint, release, frozen, bool(cfg.save_refused), {"start": before, "refined": after})
@@ -97,16 +98,26 @@ def begin(
 
 def stored_config(cfg: DictConfig, world: World, start: Subject) -> dict[str, Any]:
     """Return what checkpoints keep: all that is learnt from, files by their contents."""
+    kept = learnt_from(cfg, world) | {"start_sha256": start.weights}
+    return {**start.config, "refine": kept, "task": world.task.id}
+
+
+def learnt_from(cfg: DictConfig, world: World) -> dict[str, Any]:
+    """Return the options and contents of files that a refinement follows from, but for its start."""
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     left_out = (*NOT_LEARNT_FROM, *FILES, *AFTERWARDS)
     kept = {name: value for name, value in given.items() if name not in left_out}
-    kept |= {
-        "world_sha256": world.weights,
-        "data_sha256": world.data_sha256,
-        "start_sha256": start.weights,
-        "critics_sha256": critics_weights(cfg),
-    }
-    return {**start.config, "refine": kept, "task": world.task.id}
+    hashes = {"world_sha256": world.weights, "data_sha256": world.data_sha256}
+    return kept | hashes | {"critics_sha256": critics_weights(cfg)}
+
+
+def judged_before(run: Path, options: dict[str, Any]) -> bool:
+    """Whether the folder holds this very refinement: what is there of another one is not to be taken back."""
+    found = training.latest_checkpoint(run)
+    if found is None:
+        return False
+    stored = dict(training.read_checkpoint(found).config.get("refine", {}))
+    return {name: value for name, value in stored.items() if name != "start_sha256"} == options
 
 
 @torch.no_grad()
@@ -117,7 +128,9 @@ def take(learner: Aligner, checkpoint: Path) -> None:
         tensor.copy_(stored[name])
 
 
-def decide(world: World, found: Side, start: Side, gate: GateConfig, limit: float | None) -> Release:
+def decide(
+    world: World, found: Side, gate: GateConfig, limit: float | None, start: Release | None = None
+) -> Release:
     """Return the gate's judgement of what was measured; real failures are replayed in the model where there are any."""
     confusion = None
     if found.recorded is not None and world.task.score == "success":
@@ -129,7 +142,7 @@ def decide(world: World, found: Side, start: Side, gate: GateConfig, limit: floa
         world.known_uncertainty,
         gate,
         limit=limit,
-        start=start.imagined,
+        start=start,
         confusion=confusion,
         real=found.real,
         scale=scale,

@@ -12,9 +12,9 @@ from diffpolicy.cli.refine_subjects import MEAN
 from diffpolicy.cli.refine_world import World
 from diffpolicy.policies import load_policy
 from diffpolicy.refinement import GateConfig, imagine_episodes, judge
+from diffpolicy.refinement.gate import CHEAP
 
 SEED = 1  # not that of the gate: what is chosen by some episodes is judged by others
-SHARE = 0.1  # of the cost that the gate lets through: the highest return of many is where costs are underestimated
 REFUSED = 100.0  # off the score: more than returns, as the benchmark normalises them, are apart
 
 
@@ -59,5 +59,6 @@ def imagined_judge(
     if cfg.choose_every is None or world.task.score != "return":
         return None
     deploy = MEAN if cfg.deploy is None else str(cfg.deploy)
-    stricter = replace(gate, margin=SHARE * gate.margin)
+    # The highest return of many is found where costs are underestimated.
+    stricter = replace(gate, margin=CHEAP * gate.margin)
     return ImaginedJudge(world, stricter, deploy, limit, int(cfg.choose_every) * int(cfg.refine.updates))

@@ -13,6 +13,8 @@ from diffpolicy.data import OfflineDataset
 from diffpolicy.refinement.episodes import Confusion, ImaginedEpisodes
 from diffpolicy.refinement.errors import RefinementError, RefusedError
 
+CHEAP = 0.1  # of the cost that is let through: what costs as little is not chosen between by its cost
+
 
 @dataclass(frozen=True)
 class GateConfig:
@@ -114,15 +116,16 @@ def judge(
     config: GateConfig,
     *,
     limit: float | None = None,
-    start: ImaginedEpisodes | None = None,
+    start: Release | None = None,
     confusion: Confusion | None = None,
     real: RealEpisodes | None = None,
     scale: float | None = None,
 ) -> Release:
     """Judge whole imagined episodes of the very policy that is to be deployed, by what is at hand.
 
-    `limit` of costs, or None where they do not matter; episodes of the `start` of a refinement, which is to be deployed
-    instead where it earns more and costs little enough; `real` episodes are compared by `scale`, a range of returns.
+    `limit` of costs, or None where they do not matter; `start` is the judgement of the policy that a refinement began
+    at, which is to be deployed instead where it would be released, earns more, and costs no more or next to nothing;
+    `real` episodes are compared by `scale`, a range of returns.
     """
     figures = {
         "imagined_return": imagined.returns.mean().item(),
@@ -141,9 +144,10 @@ def judge(
             f"(at most {config.margin:g} of the limit {limit:g})"
         )
     if start is not None:
-        figures["start_return"] = start.returns.mean().item()
-        cheap = limit is None or start.costs.mean().item() <= config.margin * limit
-        if cheap and figures["imagined_return"] < figures["start_return"]:
+        figures["start_return"] = start.figures["imagined_return"]
+        little = max(figures["imagined_cost"], CHEAP * config.margin * (limit or 0.0))
+        as_good = start.released and (limit is None or start.figures["imagined_cost"] <= little)
+        if as_good and figures["imagined_return"] < figures["start_return"]:
             reasons.append(
                 f"it returns {figures['imagined_return']:.4g} in imagination, where the policy it began as returns "
                 f"{figures['start_return']:.4g} and keeps to the cost as well: deploy that one"

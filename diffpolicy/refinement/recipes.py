@@ -28,7 +28,7 @@ from diffpolicy.policies.picture_gaussian import (
     pictured_actions,
 )
 from diffpolicy.refinement.arms import Arm
-from diffpolicy.refinement.errors import RefinementError
+from diffpolicy.refinement.errors import RefinementError, RefusedError
 from diffpolicy.refinement.imagination import Imagination, ImaginationConfig
 from diffpolicy.refinement.values import BranchValues
 from world_models import ImaginedEnv
@@ -92,12 +92,12 @@ class RefineConfig:
 
 
 def cheap_transitions(dataset: OfflineDataset, max_cost: float | None) -> Tensor:
-    """Return the transitions (M,) of episodes that cost at most `max_cost`; RefinementError if there is none."""
+    """Return the transitions (M,) of episodes that cost at most `max_cost`; RefusedError if there is none."""
     if max_cost is None:
         return torch.arange(dataset.num_transitions)
     chosen = (dataset.episode_costs <= max_cost)[dataset.episode_of].nonzero().flatten()
     if not len(chosen):
-        raise RefinementError(f"no episode of the data costs at most {max_cost:g}: raise clone.max_cost")
+        raise RefusedError(f"no episode of the data costs at most {max_cost:g}: raise clone.max_cost")
     return chosen
 
 

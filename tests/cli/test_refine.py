@@ -97,9 +97,9 @@ def test_who_is_refused_is_no_longer_released(given: list[str], tmp_path: Path) 
     words = ["refine", *given, f"run={run}", *OPEN, "gate.cost_rate=0"]
     said, released = run / "release.json", run / "released"
     assert dispatch(words) == 0
-    assert (
-        dispatch([*words, "gate.cost_rate=0.9", "refine.clip=0.1"]) == 1
-    )  # the data are refused, whatever the run
+    assert dispatch([*words, "gate.cost_rate=0.9", "refine.clip=0.1"]) == 1  # the data, of another run
+    assert released.exists()
+    assert dispatch([*words, "gate.cost_rate=0.9"]) == 1  # the data that this run has learnt from
     assert not said.exists()
     assert not released.exists()
     assert dispatch(words) == 0

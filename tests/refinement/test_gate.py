@@ -62,7 +62,7 @@ def test_a_policy_that_keeps_to_everything_is_released() -> None:
     [
         ({"imagined": episodes(cost=3.1)}, "imagined episodes cost 3.10"),
         ({"imagined": episodes(uncertainty=1.6)}, "1.60 times as uncertain"),
-        ({"start": episodes(earned=10.1)}, "the policy it began as returns 10.1"),
+        ({"start": judge(episodes(earned=10.1), 1.0, GATE)}, "the policy it began as returns 10.1"),
         ({"confusion": Confusion(0, 3, 0, 1)}, "75% of real failures"),
         ({"real": RealEpisodes([4.0, 6.0], [0.0, 0.0])}, "a gap of 1.00"),
         ({"real": RealEpisodes([10.0], [11.0])}, "real episodes cost 11"),
@@ -82,11 +82,28 @@ def test_without_a_limit_costs_do_not_matter_and_a_scale_says_what_a_gap_is() ->
     assert judge(episodes(), 1.0, GATE, real=RealEpisodes([5.0], [0.0]), scale=100.0).released
 
 
-def test_less_than_the_start_is_no_gain_unless_that_costs_too_much() -> None:
-    assert judge(episodes(), 1.0, GATE, limit=10.0, start=episodes()).released
-    assert judge(episodes(), 1.0, GATE, limit=10.0, start=episodes(cost=3.1, earned=99.0)).released
-    assert not judge(episodes(), 1.0, GATE, start=episodes(cost=3.1, earned=99.0)).released
-    assert judge(episodes(), 1.0, GATE, start=episodes()).described()["figures"]["start_return"] == 10.0
+@pytest.mark.parametrize(
+    ("start", "released"),
+    [
+        ({}, True),  # it earns as much
+        ({"earned": 99.0}, False),
+        ({"earned": 99.0, "cost": 0.2}, False),  # next to nothing
+        ({"earned": 99.0, "cost": 0.4}, True),  # more than the refined policy's 0.1
+        ({"earned": 99.0, "uncertainty": 1.8}, True),  # would not be released itself
+    ],
+)
+def test_less_than_the_start_is_no_gain_where_that_is_as_good(
+    start: dict[str, float], released: bool
+) -> None:
+    begun = judge(episodes(**start), 1.0, GATE, limit=10.0)
+    assert judge(episodes(cost=0.1), 1.0, GATE, limit=10.0, start=begun).released == released
+
+
+def test_without_a_limit_a_start_that_costs_more_is_as_good() -> None:
+    begun = judge(episodes(cost=99.0, earned=99.0), 1.0, GATE)
+    found = judge(episodes(), 1.0, GATE, start=begun)
+    assert not found.released
+    assert found.described()["figures"]["start_return"] == 99.0
 
 
 def test_a_policy_that_leaves_the_data_is_not_even_refined() -> None:
