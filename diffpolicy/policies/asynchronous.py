@@ -176,14 +176,11 @@ class AsynchronousExecutor:
         step, plan = self._step, self._plan
         if self._pending is None and step - plan.step >= self.planner.execute:
             self._expected = self.delay
-            frozen = min(self._expected, max(0, plan.actions.shape[1] - (step - plan.step)))
+            elapsed = step - plan.step
+            held = max(0, plan.actions.shape[1] - elapsed)
+            frozen = min(self._expected, held) if self.freeze else 0
             self._pending = self._worker.submit(
-                self._decide,
-                step,
-                observation.copy(),
-                plan.memory,
-                step - plan.step,
-                frozen if self.freeze else 0,
+                self._decide, step, observation.copy(), plan.memory, elapsed, frozen
             )
         index, last = step - plan.step, plan.actions.shape[1] - 1
         self.starved += index > last
