@@ -18,7 +18,7 @@ from rich.console import Console
 
 import envs
 from diffpolicy import training
-from diffpolicy.cli.refine_results import IMAGINED_SEED, Recorder
+from diffpolicy.cli.refine_results import IMAGINED_SEED, Cut, Recorder
 from diffpolicy.cli.refine_world import World
 from diffpolicy.cli.suites import world4rl_pixels, world4rl_runs
 from diffpolicy.cli.suites.jobs import Job, run_all
@@ -27,7 +27,7 @@ from diffpolicy.cli.suites.world4rl_document import BASE, Found, make_document, 
 from diffpolicy.cli.suites.world4rl_runs import weights
 from diffpolicy.cli.suites.world_model import task_config
 from diffpolicy.evaluation.protocol import episode_seeds
-from diffpolicy.evaluation.rollout import VectorEnv, batch_size, play
+from diffpolicy.evaluation.rollout import batch_size, play
 from diffpolicy.policies import Policy, load_policy
 from diffpolicy.refinement import (
     Confusion,
@@ -140,26 +140,20 @@ def real_episodes(
     return played, replay_confusion(world.model, dataset)
 
 
-class Watched:
+class Watched(Cut):
     """A vector environment whose episodes are over after `horizon` steps, as imagined ones are; it keeps pictures."""
-
-    def __init__(self, vector: VectorEnv, horizon: int) -> None:
-        self._vector, self._horizon = vector, horizon
-        self._seen: list[Mapping[str, NDArray[np.uint8]]] = []
-        self.num_envs, self.single_action_space = vector.num_envs, vector.single_action_space
 
     def reset(self, *, seed: Any = None) -> tuple[Any, dict[str, Any]]:
         """Begin one episode in each environment, and forget the pictures of the last ones."""
-        observations, infos = self._vector.reset(seed=seed)
-        self._seen = [infos.get("images", {})]
+        observations, infos = super().reset(seed=seed)
+        self._seen: list[Mapping[str, NDArray[np.uint8]]] = [infos.get("images", {})]
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step all environments."""
-        seen, rewards, terminated, truncated, infos = self._vector.step(actions)
-        over = len(self._seen) >= self._horizon
-        self._seen.append(infos.get("images", {}))
-        return seen, rewards, terminated, truncated | over, infos
+        found = super().step(actions)
+        self._seen.append(found[4].get("images", {}))
+        return found
 
     def pictures(self, count: int) -> dict[str, NDArray[np.uint8]]:
         """Return the picture before every step (count T, H, W, 3), by camera, of the first episodes, all of T steps."""
